@@ -175,6 +175,7 @@ fn headers_request() -> Subject {
             rules: &snapshot.table.routes[0].header_rules().request,
             certificate: None,
             handshake: None,
+            asks: headers::Asks::default(),
             facts: Facts { client: [192, 0, 2, 7].into(), request_id: &request_id, claims: None },
         };
         black_box(headers::write_request(black_box(&fields), "/items/7?fields=name,price", &context));
@@ -201,7 +202,9 @@ fn headers_response() -> Subject {
         }
         let framing = reading.framing(response.status());
         let rules = &snapshot.table.routes[0].header_rules().response;
-        let context = ResponseContext { framing, version: Version::HTTP_11, request_id: &request_id, rules };
+        let version = Version::HTTP_11;
+        let context =
+            ResponseContext { framing, version, request_id: &request_id, has_trailers: false, rules };
         headers::apply_response(black_box(copies.next()), &context);
     })
 }

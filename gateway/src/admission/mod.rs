@@ -294,7 +294,7 @@ fn check_connection(parts: &Parts, limits: &AdmissionLimits) -> Result<(), Refus
 }
 
 /// The only expectation is `100-continue`; any other is 417 (RFC 9110 §10.1.1). hyper sends the `100` when the body is first
-/// polled, so every check that may refuse the request must come before that.
+/// polled, so every check that may refuse the request must come before that, the service's own too.
 fn check_expect(parts: &Parts) -> Result<(), Refusal> {
     let mut lines = parts.headers.get_all(header::EXPECT).iter();
     let is_understood = lines.next().is_none_or(|line| line.as_bytes().eq_ignore_ascii_case(b"100-continue"));

@@ -24,6 +24,9 @@ pub enum ClientBody {
     Base64(Base64Text),
 }
 
+/// The trailers of a request. Boxed: hardly any request has some.
+pub(crate) type Trailers = Option<Box<HeaderMap>>;
+
 /// The body of a request on an HTTP/2 stream.
 #[derive(Debug)]
 pub struct StreamBody {
@@ -70,6 +73,15 @@ impl ClientBody {
     /// # Errors
     /// [`BodyError::Gone`] if the client left before the end, [`BodyError::Broken`] if the body is not valid.
     pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        self.poll_until_trailers(cx, &mut None)
+    }
+
+    /// The same, with a place for the trailers, which come before the end.
+    pub(super) fn poll_until_trailers(
+        &mut self,
+        cx: &mut Context<'_>,
+        trailers: &mut Trailers,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
             Self::Base64(body) => body.poll_data(cx),
             Self::Http1(body) => loop {
@@ -78,17 +90,21 @@ impl ClientBody {
                 };
                 match frame.map(hyper::body::Frame::into_data) {
                     Ok(Ok(data)) => return Poll::Ready(Some(Ok(data))),
-                    Ok(Err(_trailers)) => {}
+                    Ok(Err(frame)) => *trailers = frame.into_trailers().ok().map(Box::new),
                     Err(error) => return Poll::Ready(Some(Err(http1_cause(&error)))),
                 }
             },
-            Self::Http2(body) => body.poll_data(cx).map_err(|error| http2_cause(&error)),
+            Self::Http2(body) => body.poll_data(cx, trailers).map_err(|error| http2_cause(&error)),
         }
     }
 }
 
 impl StreamBody {
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
+    fn poll_data(
+        &mut self,
+        cx: &mut Context<'_>,
+        trailers: &mut Trailers,
+    ) -> Poll<Option<Result<Bytes, h2::Error>>> {
         if !self.is_content_over {
             match ready!(self.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
@@ -100,7 +116,13 @@ impl StreamBody {
                 None => self.is_content_over = true,
             }
         }
-        Poll::Ready(ready!(self.stream.poll_trailers(cx)).err().map(Err))
+        match ready!(self.stream.poll_trailers(cx)) {
+            Ok(came) => {
+                *trailers = came.map(Box::new);
+                Poll::Ready(None)
+            }
+            Err(error) => Poll::Ready(Some(Err(error))),
+        }
     }
 }
 

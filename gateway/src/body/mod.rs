@@ -4,7 +4,7 @@
 //! retry; [`RequestBody`] carries it to an endpoint, once for each attempt. The end of each is recorded in one place. Dropping
 //! any of them at any point is right: an unfinished upstream connection is closed, never pooled. [`Activity`] decides how
 //! long a body of either direction may stand still; content on its way back is
-//! [`ResponseBody`](crate::request::response_body::ResponseBody). Trailers are not forwarded (RFC 9110 §6.5.1 allows it).
+//! [`ResponseBody`](crate::request::response_body::ResponseBody). Trailers stay with the upload, for each attempt.
 
 mod activities;
 mod activity;

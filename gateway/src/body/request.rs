@@ -22,13 +22,15 @@ struct Cursor {
     at: u64,
     /// Was handed over, and came back unsent.
     unsent: Bytes,
+    /// The trailers were handed over.
+    is_trailed: bool,
 }
 
 impl RequestBody {
     /// The body from its first byte, for the newest attempt.
     pub(crate) fn of(upload: Rc<Upload>) -> Self {
         let generation = upload.generation();
-        Self(Some(Box::new(Cursor { upload, generation, at: 0, unsent: Bytes::new() })))
+        Self(Some(Box::new(Cursor { upload, generation, at: 0, unsent: Bytes::new(), is_trailed: false })))
     }
 
     /// This was handed over last, and no byte of it was sent. It comes again.
@@ -38,6 +40,11 @@ impl RequestBody {
         {
             cursor.unsent = data;
         }
+    }
+
+    /// Whether the client waits with it for an invitation.
+    pub(crate) fn is_held(&self) -> bool {
+        self.0.as_ref().is_some_and(|cursor| cursor.upload.is_held())
     }
 
     /// Whether the request has no body.
@@ -66,13 +73,21 @@ impl Body for RequestBody {
         if let Some(Ok(data)) = &polled {
             cursor.at += data.len() as u64;
         }
+        if polled.is_none()
+            && !cursor.is_trailed
+            && let Some(trailers) = cursor.upload.trailers()
+        {
+            cursor.is_trailed = true;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+        }
         Poll::Ready(polled.map(|result| result.map(Frame::data)))
     }
 
     fn is_end_stream(&self) -> bool {
         self.0.as_ref().is_none_or(|cursor| {
             let is_newest = cursor.generation == cursor.upload.generation();
-            is_newest && cursor.unsent.is_empty() && cursor.upload.is_over(cursor.at)
+            let is_over = cursor.unsent.is_empty() && cursor.upload.is_over(cursor.at);
+            is_newest && is_over && (cursor.is_trailed || !cursor.upload.has_trailers())
         })
     }
 

@@ -51,7 +51,7 @@ where
             held: [Rc::clone(&worker.held_bytes), connection.state.held_bytes()],
         };
         let (client, body) = client(framing).await;
-        let limits = UploadLimits { bytes_max: None, keep_max };
+        let limits = UploadLimits { bytes_max: None, keep_max, trailers: None };
         let activity = Activity::new(Some(Rc::clone(&connection.state)));
         let body = ClientBody::Http1(body);
         let upload = Upload::new(body, Version::HTTP_11, limits, surroundings, activity);

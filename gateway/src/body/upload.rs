@@ -7,17 +7,20 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Instant,
 };
 
 use bytes::Bytes;
-use http::Version;
+use http::{HeaderMap, Version};
 use http_body::SizeHint;
 
-use super::{Activity, BodyError, Cause, ClientBody, held::Share, kept::Kept, request::RequestBody};
+use super::{
+    Activity, BodyError, Cause, ClientBody, client::Trailers, held::Share, kept::Kept, request::RequestBody,
+};
 use crate::{
     clock::Clock,
+    headers::RequestTrailers,
     metrics::{Metrics, Rare},
     policy::concurrency::{ConcurrencyLimit, Overloaded},
 };
@@ -34,6 +37,12 @@ pub struct Upload {
     /// Longest body that the route accepts.
     max: u64,
     version: Version,
+    /// `None`: trailers are dropped.
+    trailers: Option<Rc<RequestTrailers>>,
+    /// The client waits with its body until it is invited to send it, and no byte of it is read (RFC 9110 §10.1.1).
+    is_held: Cell<bool>,
+    /// The task that would send the body.
+    held_task: RefCell<Option<Waker>>,
     /// Number of the [`RequestBody`] that may read. An older one belongs to an attempt that was given up.
     generation: Cell<u32>,
     /// Bytes that came from the client.
@@ -51,15 +60,19 @@ struct Client {
     /// `None`: the body has ended.
     body: Option<ClientBody>,
     kept: Kept,
+    /// They stay for a retry.
+    trailers: Trailers,
 }
 
 /// The limits of an upload.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct UploadLimits {
     /// Longest body in bytes that the route accepts. `None`: any length is accepted.
     pub bytes_max: Option<u64>,
     /// Length in bytes up to which the body is held for a retry.
     pub keep_max: u64,
+    /// Decides about trailers. `None`: they are dropped.
+    pub trailers: Option<Rc<RequestTrailers>>,
 }
 
 /// The parts of the worker and the connection that an upload uses.
@@ -85,13 +98,20 @@ impl Upload {
         let Surroundings { clock, metrics, held } = surroundings;
         Rc::new(Self {
             length: body.length(),
-            client: RefCell::new(Client { body: Some(body), kept: Kept::new(limits.keep_max) }),
+            client: RefCell::new(Client {
+                body: Some(body),
+                kept: Kept::new(limits.keep_max),
+                trailers: None,
+            }),
             share: Share::of(held),
             activity,
             clock,
             metrics,
             max: limits.bytes_max.unwrap_or(u64::MAX),
             version,
+            trailers: limits.trailers,
+            is_held: Cell::new(false),
+            held_task: RefCell::default(),
             generation: Cell::new(0),
             bytes: Cell::new(0),
             received: Cell::new(None),
@@ -100,10 +120,33 @@ impl Upload {
         })
     }
 
+    /// Leaves the body with the client, which waits for a 100 (Continue), until [`Upload::invite`].
+    pub(crate) fn hold(&self) {
+        self.is_held.set(true);
+    }
+
+    /// Whether the client has not been invited to send its body.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.get()
+    }
+
+    /// Invites the client to send its body. On HTTP/1.1, hyper sends the 100 when the body is read.
+    pub(crate) fn invite(&self) {
+        if !self.is_held.replace(false) {
+            return;
+        }
+        if self.version == Version::HTTP_2 {
+            self.activity.invite_body();
+        }
+        if let Some(task) = self.held_task.take() {
+            task.wake();
+        }
+    }
+
     /// The body again, from its first byte, for another attempt. From now on the body of the attempt before gets no more
     /// bytes. `None`: some of the bytes that were read are no longer held, or the upload has failed.
     pub fn replay(self: &Rc<Self>) -> Option<RequestBody> {
-        if self.failure.get().is_some() || !self.client.borrow().kept.is_whole() {
+        if !self.can_replay() {
             return None;
         }
         self.generation.set(self.generation.get().wrapping_add(1));
@@ -114,7 +157,7 @@ impl Upload {
 
     /// Whether [`Upload::replay`] would return a body.
     pub fn can_replay(&self) -> bool {
-        self.failure.get().is_none() && self.client.borrow().kept.is_whole()
+        self.failure.get().is_none() && (self.is_held() || self.client.borrow().kept.is_whole())
     }
 
     /// No retry will follow: drops the bytes that were held for one.
@@ -180,6 +223,16 @@ impl Upload {
         self.received.get().is_some() && at >= self.bytes.get()
     }
 
+    /// Whether trailers follow the body, as far as it was read.
+    pub(super) fn has_trailers(&self) -> bool {
+        self.client.borrow().trailers.is_some()
+    }
+
+    /// The trailers of a body that is over.
+    pub(super) fn trailers(&self) -> Option<HeaderMap> {
+        self.client.borrow().trailers.as_deref().cloned()
+    }
+
     /// The size of the rest behind `at`.
     pub(super) fn size_hint(&self, at: u64) -> SizeHint {
         let length = if self.received.get().is_some() { Some(self.bytes.get()) } else { self.length };
@@ -191,6 +244,10 @@ impl Upload {
         let mut client = self.client.borrow_mut();
         if let Some(failure) = self.failure.get() {
             return Poll::Ready(Some(Err(failure)));
+        }
+        if self.is_held() {
+            *self.held_task.borrow_mut() = Some(cx.waker().clone());
+            return Poll::Pending;
         }
         if let Some(data) = client.kept.from(at) {
             self.handed_over(at + data.len() as u64, data.len(), &mut client);
@@ -228,7 +285,7 @@ impl Upload {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         let Some(body) = &mut client.body else { return Poll::Ready(None) };
-        let result = match body.poll_data(cx) {
+        let result = match body.poll_until_trailers(cx, &mut client.trailers) {
             Poll::Pending => {
                 self.activity.waits_for_request(cx);
                 match self.activity.ended() {
@@ -244,7 +301,13 @@ impl Upload {
                 if bytes > self.max { Err(BodyError::TooLarge) } else { Ok(Some(data)) }
             }
             Poll::Ready(Some(Err(error))) => Err(error),
-            Poll::Ready(None) if self.is_true_end(body) => Ok(None),
+            Poll::Ready(None) if self.is_true_end(body) => {
+                if client.trailers.is_some() {
+                    self.check_trailers(&mut client.trailers)
+                } else {
+                    Ok(None)
+                }
+            }
             Poll::Ready(None) => Err(BodyError::Gone),
         };
         if !matches!(result, Ok(Some(_))) || body.is_end_stream() {
@@ -258,6 +321,15 @@ impl Upload {
             self.activity.request_is_over();
         }
         Poll::Ready(result.map_err(|error| self.fail(error)).transpose())
+    }
+
+    /// Leaves the trailers that may pass. Too many are as wrong as they are in a header section.
+    fn check_trailers(&self, trailers: &mut Trailers) -> Result<Option<Bytes>, BodyError> {
+        if let (Some(rules), Some(came)) = (&self.trailers, trailers.as_deref_mut()) {
+            rules.apply(came).map_err(|_| BodyError::Broken)?;
+        }
+        *trailers = trailers.take().filter(|left| self.trailers.is_some() && !left.is_empty());
+        Ok(None)
     }
 
     /// Whether the end that the library reports is the client's. Chunks of HTTP/1.1 have an end of their own, which the

@@ -6,15 +6,15 @@
 //! remove or replace what the gateway adds, by any field that it sends or names in Connection. Route rules come last, since the
 //! operator decides.
 //!
-//! - Hop-by-hop (RFC 9110 §7.6.1): `Connection` and every field that one of its lines names, `Keep-Alive`, `TE`, `Trailer`,
+//! - Hop-by-hop (RFC 9110 §7.6.1): `Connection` and every field that one of its lines names, `Keep-Alive`, `TE`,
 //!   `Transfer-Encoding`, `Upgrade`, `HTTP2-Settings`, `Proxy-*` of a request (with `Proxy` itself, which CGI would read as
-//!   `HTTP_PROXY`) and the proxy authentication fields of a response. `TE: trailers` is removed, too, since trailers are not
-//!   forwarded.
+//!   `HTTP_PROXY`) and the proxy authentication fields of a response. `TE: trailers` and `Trailer` are
+//!   written anew where trailers can follow ([`trailers`]).
 //! - Names are folded (all but letters and digits to `-`) and those that then equal a name which the gateway or a rule sets
 //!   or removes are dropped: services that build variables from names cannot tell them apart ([`GuardedNames`](crate::message::GuardedNames)).
 //! - A field that only a proxy can fill and that services trust (`X-Original-URL`, `Client-Cert`, `True-Client-IP`, …) is dropped unless
 //!   the peer is trusted, and before the route is chosen.
-//! - The gateway itself answers `Expect`, and does not pass it on.
+//! - `Expect` is passed on for a client that waits with its content, and only then.
 //! - `Server` of the service is never touched.
 //!
 //! The code here edits or decides; it does not wait, log or build a response.
@@ -27,6 +27,7 @@ mod request_head;
 mod response;
 mod rules;
 pub(crate) mod settable;
+mod trailers;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 
@@ -38,13 +39,14 @@ pub use self::{
     client::{claimed, client_ip, is_trusted},
     handshake::{Handshake, apply_switched, is_switched, remove_subprotocols},
     made::{Facts, MadeField, MadeValue, apply_made},
-    request::{ClientCert, ForwardContext, remove_claimed, trusted_request_id, write_request},
+    request::{Asks, ClientCert, ForwardContext, remove_claimed, trusted_request_id, write_request},
     request_head::{Delimiting, RequestHead},
     response::{
-        FramingReading, ResponseContext, ResponseFault, ResponseFraming, apply_informational, apply_response,
-        apply_trailers, invitation, remove_dropped,
+        AnnouncedTrailers, FramingReading, ResponseContext, ResponseFault, ResponseFraming,
+        apply_informational, apply_response, invitation, is_invitation, remove_dropped,
     },
     rules::HeaderRules,
+    trailers::{RequestTrailers, TrailersTooLarge, apply_trailers, confines_fields, takes_trailers},
 };
 
 /// The gateway's name in `Via` and `Proxy-Status`.

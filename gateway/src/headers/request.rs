@@ -5,6 +5,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
 use super::{
     Facts, Handshake, HeaderRules, MadeField, naming_options,
     request_head::{Delimiting, RequestHead},
+    trailers::announced_by_client,
     via,
 };
 use crate::message::{
@@ -52,6 +53,8 @@ pub struct ForwardContext<'a> {
     pub certificate: Option<ClientCert<'a>>,
     /// The handshake of another protocol. `None`: the request is a plain one.
     pub handshake: Option<&'a Handshake>,
+    /// What the client asks of the service besides its fields.
+    pub asks: Asks,
     /// The values that the rules may refer to.
     pub facts: Facts<'a>,
 }
@@ -61,6 +64,15 @@ pub struct ForwardContext<'a> {
 pub struct ClientCert<'a> {
     pub certificate: &'a HeaderValue,
     pub chain: Option<&'a HeaderValue>,
+}
+
+/// What a client asks of a service, and has said to the gateway alone.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Asks {
+    /// The response may have trailers, and the client gets them.
+    pub trailers: bool,
+    /// The client waits with its content for a 100 (Continue).
+    pub invitation: bool,
 }
 
 /// Writes the head that the service gets, from the client's header section.
@@ -87,14 +99,15 @@ pub fn write_request(fields: &HeaderMap, target: &str, context: &ForwardContext<
         }
     }
     let mut head = head.end(&context.facts);
-    if let Some(handshake) = context.handshake {
-        handshake.write(&mut head);
-    }
     let delimiting = match context.framing {
         Framing::Length(bytes) => Delimiting::Length(bytes),
         Framing::Chunked | Framing::Unstated if context.has_content => Delimiting::Chunked,
         Framing::Chunked | Framing::Unstated | Framing::None => Delimiting::Nothing,
     };
+    match context.handshake {
+        Some(handshake) => handshake.write(&mut head),
+        None => write_hop_fields(fields, context, delimiting, &mut head),
+    }
     // RFC 9110 §8.6: a method that anticipates content gets a length of 0 when there is none.
     let anticipates_content = matches!(*context.method, Method::POST | Method::PUT | Method::PATCH);
     head.end(delimiting, anticipates_content)
@@ -116,6 +129,29 @@ fn write_clients(fields: &HeaderMap, context: &ForwardContext<'_>, head: &mut Ru
         if !is_left_out {
             head.push(name, value.as_bytes());
         }
+    }
+}
+
+/// The fields about trailers of both directions, and the expectation, which the gateway passes on. A service that the gateway asks for trailers must know that `TE` ends with this connection
+/// (RFC 9110 §10.1.4).
+fn write_hop_fields(
+    fields: &HeaderMap,
+    context: &ForwardContext<'_>,
+    delimiting: Delimiting,
+    head: &mut RequestHead,
+) {
+    if context.asks.trailers {
+        head.push(header::TE.as_str(), b"trailers");
+        head.push(header::CONNECTION.as_str(), b"te");
+    }
+    if context.asks.invitation {
+        head.push(header::EXPECT.as_str(), b"100-continue");
+    }
+    if context.survey.has(Found::Trailer)
+        && delimiting == Delimiting::Chunked
+        && let Some(names) = announced_by_client(fields, context.names)
+    {
+        head.push(header::TRAILER.as_str(), &names);
     }
 }
 

@@ -2,7 +2,9 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, Version, header};
 
-use super::{HeaderRules, append_via, apply_rules, is_canonical_length, naming_options, remove_fields};
+use super::{
+    HeaderRules, append_via, apply_rules, is_canonical_length, naming_options, remove_fields, trailers,
+};
 use crate::message::{
     names::{Kind, X_REQUEST_ID},
     parse_length,
@@ -15,8 +17,21 @@ pub struct ResponseFraming {
     pub content_length: Option<u64>,
     /// False if the message can be read in two ways, so that bytes of either reading may be left on the connection.
     pub reusable: bool,
+    /// What the head says about trailers.
+    pub trailers: AnnouncedTrailers,
     /// The header section has just that length, on one line, in canonical form.
     is_written: bool,
+}
+
+/// What the head of a response says about trailers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnnouncedTrailers {
+    /// Nothing.
+    None,
+    /// There is a `Trailer` field.
+    Some,
+    /// `Connection` names a field, which ends at this hop in a trailer section too: no trailer passes.
+    Confined,
 }
 
 /// The reason for which a response must not be passed on. The client gets 502 `upstream_protocol_error`, and the connection
@@ -51,6 +66,8 @@ pub struct ResponseContext<'a> {
     pub version: Version,
     /// Id of the request.
     pub request_id: &'a HeaderValue,
+    /// Trailers may follow the content, and the client gets them.
+    pub has_trailers: bool,
     /// The route's rules for responses.
     pub rules: &'a HeaderRules,
 }
@@ -61,6 +78,7 @@ pub struct FramingReading {
     length: Length,
     is_chunked: bool,
     names_fields: bool,
+    announces_trailers: bool,
 }
 
 impl FramingReading {
@@ -83,7 +101,15 @@ impl FramingReading {
         }
         // What it names is removed, and that may be the length.
         self.names_fields |= *name == header::CONNECTION && naming_options(value).next().is_some();
-        Ok(!is_dropped(name))
+        match Kind::of(name.as_str()) {
+            // Nearly all fields.
+            Kind::EndToEnd => Ok(true),
+            Kind::HopByHop if *name == header::TRAILER => {
+                self.announces_trailers = true;
+                Ok(true)
+            }
+            _ => Ok(!is_dropped(name)),
+        }
     }
 
     /// Whether a `Connection` line names a field, besides `close` or `keep-alive`. Such fields end at this hop, too:
@@ -105,7 +131,15 @@ impl FramingReading {
     pub fn framing(&self, status: StatusCode) -> ResponseFraming {
         let (length, is_chunked) = (&self.length, self.is_chunked);
         if status == StatusCode::NO_CONTENT {
-            return without_content(length, is_chunked);
+            return ResponseFraming {
+                // RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one that has. (304 and
+                // responses to HEAD may have the length that the response to GET would have; 1xx are read elsewhere.)
+                content_length: None,
+                // Content that the service sends all the same would be read as the beginning of the connection's next response.
+                reusable: !is_chunked && length.value.unwrap_or(0) == 0,
+                is_written: length.value.is_none(),
+                trailers: self.trailers(),
+            };
         }
         let is_canonical = if is_chunked { length.value.is_none() } else { length.is_canonical() };
         ResponseFraming {
@@ -113,18 +147,16 @@ impl FramingReading {
             content_length: length.value.filter(|_| !is_chunked),
             reusable: !is_chunked || length.value.is_none(),
             is_written: is_canonical && !self.names_fields,
+            trailers: self.trailers(),
         }
     }
-}
 
-/// The framing of a 204. RFC 9110 §8.6: a 204 has no Content-Length, since it has no content; HTTP/2 clients refuse one
-/// that has. (304 and responses to HEAD may have the length that the response to GET would have; 1xx are read elsewhere.)
-/// Content that the service sends all the same would be read as the beginning of the connection's next response.
-fn without_content(length: &Length, is_chunked: bool) -> ResponseFraming {
-    ResponseFraming {
-        content_length: None,
-        reusable: !is_chunked && length.value.unwrap_or(0) == 0,
-        is_written: length.value.is_none(),
+    fn trailers(&self) -> AnnouncedTrailers {
+        match (self.names_fields, self.announces_trailers) {
+            (true, _) => AnnouncedTrailers::Confined,
+            (false, true) => AnnouncedTrailers::Some,
+            (false, false) => AnnouncedTrailers::None,
+        }
     }
 }
 
@@ -135,41 +167,13 @@ pub fn apply_response(headers: &mut HeaderMap, context: &ResponseContext<'_>) {
         Some(bytes) => _ = headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes)),
         None => _ = headers.remove(header::CONTENT_LENGTH),
     }
+    if context.framing.trailers != AnnouncedTrailers::None {
+        trailers::announce(headers, context.has_trailers, context.rules);
+    }
     append_via(headers, context.version);
     headers.insert(&X_REQUEST_ID, context.request_id.clone());
     apply_rules(headers, context.rules);
 }
-
-/// Turns the trailers of a service into those of the client. A field that frames, routes or authenticates a message, or controls
-/// caches, has no meaning behind the content (RFC 9110 §6.5.1), and what the gateway or the route decides about the head holds here, too.
-pub fn apply_trailers(trailers: &mut HeaderMap, rules: &HeaderRules) {
-    let is_unfit = |name: &HeaderName| {
-        Kind::of(name.as_str()) != Kind::EndToEnd
-            || UNFIT_TRAILERS.contains(&name.as_str())
-            || rules.remove.contains(name)
-            || rules.set.iter().any(|(set, _)| set == name)
-            || rules.made.iter().any(|made| made.name == *name)
-    };
-    remove_fields(trailers, is_unfit);
-}
-
-/// Fields of a response that must be known before its content.
-const UNFIT_TRAILERS: [&str; 14] = [
-    "age",
-    "cache-control",
-    "content-encoding",
-    "content-range",
-    "content-type",
-    "date",
-    "expires",
-    "location",
-    "proxy-authenticate",
-    "retry-after",
-    "set-cookie",
-    "vary",
-    "warning",
-    "www-authenticate",
-];
 
 /// Removes the fields that end at this hop.
 pub fn remove_dropped(headers: &mut HeaderMap) {
@@ -183,12 +187,18 @@ pub fn invitation() -> Response<()> {
     response
 }
 
+/// Whether a response with this status invites a client so.
+pub fn is_invitation(status: StatusCode) -> bool {
+    status == StatusCode::CONTINUE
+}
+
 /// Turns the fields of a service's informational response into the client's. Fields that belong to the final response are
 /// removed: CORS, the request id, and every field that the route's rules remove or set.
 pub fn apply_informational(headers: &mut HeaderMap, rules: &HeaderRules) {
     let is_final = |name: &HeaderName| {
         // The fields that the gateway or the route writes into the final response, and CORS, which belongs to it.
         *name == header::CONTENT_LENGTH
+            || *name == header::TRAILER
             || *name == X_REQUEST_ID
             || name.as_str().starts_with("access-control-")
             || rules.set.iter().any(|(set, _)| set == name)
@@ -239,7 +249,8 @@ pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
 /// Whether a field ends at this hop. `Proxy-Status` does not: RFC 9209 makes it end-to-end.
 fn is_dropped(name: &HeaderName) -> bool {
     match Kind::of(name.as_str()) {
-        Kind::HopByHop => *name != "proxy-status",
+        // `Trailer` is about the content that follows, and is written anew with it.
+        Kind::HopByHop => *name != "proxy-status" && *name != header::TRAILER,
         _ => *name == header::TRANSFER_ENCODING,
     }
 }

@@ -25,7 +25,7 @@ pub(crate) fn settable_header(text: &str) -> Result<HeaderName, Invalid> {
     let is_of_the_gateway = match Kind::of(&folded) {
         Kind::HopByHop => *folded != *"proxy-status",
         Kind::Framing => true,
-        // The gateway adds its own hop to Via, and answers Expect itself.
+        // The gateway adds its own hop to Via, and passes the client's Expect on.
         Kind::Managed => matches!(&*folded, "via" | "expect"),
         Kind::Credential | Kind::Forwarding | Kind::EndToEnd => false,
     };

@@ -104,6 +104,11 @@ impl GuardedNames {
         self.untrusted.contains(name)
     }
 
+    /// Whether a field of [`Kind::EndToEnd`] means nothing to the gateway, and looks like none that does.
+    pub(crate) fn is_free(&self, name: &str) -> bool {
+        !self.answers(name) && self.verdict(name) == Verdict::Passes
+    }
+
     /// Decides on a field of [`Kind::EndToEnd`].
     pub(crate) fn verdict(&self, name: &str) -> Verdict {
         if !is_plain(name) {

@@ -37,6 +37,8 @@ pub(crate) enum Found {
     /// A field that carries an identity to the service.
     Identity = 1 << 8,
     Upgrade = 1 << 9,
+    Te = 1 << 10,
+    Trailer = 1 << 11,
 }
 
 impl Survey {
@@ -78,6 +80,8 @@ fn found(name: &HeaderName, names: &GuardedNames) -> u16 {
         | match Kind::of(name) {
             Kind::HopByHop if name == "connection" => Found::Connection as u16 | dropped,
             Kind::HopByHop if name == "upgrade" => Found::Upgrade as u16 | dropped,
+            Kind::HopByHop if name == "te" => Found::Te as u16 | dropped,
+            Kind::HopByHop if name == "trailer" => Found::Trailer as u16 | dropped,
             Kind::Framing if name == "content-length" => Found::ContentLength as u16,
             Kind::Framing if name == "transfer-encoding" => Found::TransferEncoding as u16 | dropped,
             Kind::Managed if name == "via" => Found::Via as u16,

@@ -17,7 +17,7 @@ use http::{StatusCode, Version, uri::PathAndQuery};
 use super::{
     ConnectionContext,
     attempts::Attempts,
-    facts::{DeclaredBody, GrpcWeb, RequestFacts},
+    facts::{DeclaredBody, GrpcWeb, RequestFacts, ResponseTrailers},
     taken::Taken,
 };
 use crate::{
@@ -64,6 +64,8 @@ pub struct Exchange {
     grpc_status: Cell<Option<u8>>,
     /// The form of gRPC-Web that the client has and the service has not. Set with the request's body.
     pub(super) web: Option<GrpcWeb>,
+    /// The trailers of the response.
+    pub(super) trailers: ResponseTrailers,
     /// Bytes that came from the client through a tunnel. `None`: the request has not become one.
     tunnelled: Option<u64>,
     /// The response was handed over completely.
@@ -142,6 +144,7 @@ impl Exchange {
             is_call: false,
             grpc_status: Cell::new(None),
             web: None,
+            trailers: ResponseTrailers::default(),
             tunnelled: None,
             complete: false,
             upload: None,
@@ -314,12 +317,12 @@ impl Exchange {
             return None;
         }
         let stream = self.activity.as_ref().filter(|_| self.request.version == Version::HTTP_2);
-        let connection = &self.connection;
         Some(ResponseSink {
-            connection: Rc::clone(&connection.state),
+            connection: Rc::clone(&self.connection.state),
             stream: stream.cloned(),
+            held: self.upload.as_ref().filter(|upload| upload.is_held()).cloned(),
             rules: Rc::clone(&self.route.as_ref()?.response_rules),
-            metrics: Rc::clone(&connection.worker.metrics),
+            metrics: Rc::clone(&self.connection.worker.metrics),
         })
     }
 

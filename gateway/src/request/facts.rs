@@ -44,6 +44,17 @@ pub(crate) enum GrpcWeb {
     Text,
 }
 
+/// What becomes of the trailers of a response.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ResponseTrailers {
+    /// The client has said that it takes trailers (`TE`).
+    pub(super) taken: bool,
+    /// The client gets them.
+    pub(super) pass: bool,
+    /// They are announced to a client of HTTP/1.1, so that the response comes in chunks, although its length may be known.
+    pub(super) announced: bool,
+}
+
 impl RequestFacts {
     /// The deadline of a gRPC call. `None`: it has none.
     pub(super) fn call_ends(&self) -> Option<Instant> {

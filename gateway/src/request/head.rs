@@ -8,7 +8,9 @@ use crate::{
     admission::{Admitted, Framing},
     auth::Identity,
     certificate::settings::CertificateField,
-    headers::{self, ClientCert, ForwardContext, Handshake, RequestHead, ResponseContext, ResponseFraming},
+    headers::{
+        self, Asks, ClientCert, ForwardContext, Handshake, RequestHead, ResponseContext, ResponseFraming,
+    },
     policy::rewrite::UpstreamHost,
     snapshot::{LocalRoute, LocalSnapshot, Route},
 };
@@ -59,6 +61,10 @@ pub(super) fn write_upstream_head(
         rules: &route.request_rules,
         certificate: certificate(snapshot, exchange, connection),
         handshake,
+        asks: Asks {
+            trailers: exchange.trailers.taken || exchange.is_call,
+            invitation: exchange.upload().is_some_and(|upload| upload.is_held()),
+        },
         facts: exchange.facts(),
     };
     if exchange.web.is_some() {
@@ -94,7 +100,7 @@ fn certificate<'a>(
 /// Turns the service's response head into the one that the client gets.
 pub(super) fn write_client_head<B>(
     response: &mut Response<B>,
-    framing: ResponseFraming,
+    (framing, has_trailers): (ResponseFraming, bool),
     route: &LocalRoute,
     exchange: &Exchange,
 ) {
@@ -102,7 +108,7 @@ pub(super) fn write_client_head<B>(
     let fields = response.headers_mut();
     headers::apply_response(
         fields,
-        &ResponseContext { framing, version, request_id: &exchange.request.id.0, rules },
+        &ResponseContext { framing, version, request_id: &exchange.request.id.0, has_trailers, rules },
     );
     if !rules.made.is_empty() {
         headers::apply_made(fields, rules, &exchange.facts());

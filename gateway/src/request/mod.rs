@@ -53,10 +53,10 @@ use self::{
     tunnel::TunnelRequest,
 };
 use crate::{
-    admission,
+    admission::{self, Admitted},
     body::{Activity, ClientBody, Limits, RequestBody, Upload, UploadLimits},
-    headers,
-    message::{Found, Survey, names},
+    headers::{self, AnnouncedTrailers},
+    message::{Found, names},
     metrics::Rare,
     policy::{
         body_start::BodyStart,
@@ -236,11 +236,11 @@ async fn forward(
     }
 
     // 7. The body, then the head: its target is the canonical path that was authorised.
-    let upload = begin_upload(unread, asked.as_ref(), admitted.survey(), (snapshot, route), exchange);
+    let upload = begin_upload(unread, asked.as_ref(), (&admitted, parts), (snapshot, route), exchange);
     let body = upload.as_ref().map_or_else(RequestBody::default, |upload| RequestBody::of(Rc::clone(upload)));
     if let Some(upload) = &upload {
-        // A request waits for its client before it takes a slot, an instance or a connection.
-        if policies.body == BodyStart::Gather && !exchange.is_call {
+        // A request waits for its client before it takes a slot, an instance or a connection, unless its client waits for the service.
+        if policies.body == BodyStart::Gather && !exchange.is_call && !upload.is_held() {
             upload.gather().await.map_err(body_failed)?;
         }
         exchange.waited(exchange.worker().clock.now());
@@ -274,14 +274,27 @@ fn answer_client(
     asked: Option<&TunnelRequest>,
     quota: Option<QuotaFields>,
     route: &LocalRoute,
-    exchange: &Exchange,
+    exchange: &mut Exchange,
 ) -> Result<Answer, Error> {
     let Some(Answered { response, framing }) = answer else { return Err(Error::Internal) };
     let switches = tunnel::switches(response, asked, exchange)?;
     if let Some(status) = grpc::status_in(response.headers()).filter(|_| exchange.is_call) {
         exchange.call_ended(status);
     }
-    write_client_head(response, *framing, route, exchange);
+    exchange.trailers.pass = framing.trailers != AnnouncedTrailers::Confined
+        && (exchange.trailers.taken || exchange.web.is_some() || exchange.request.version == Version::HTTP_2);
+    // gRPC-Web has them in the body.
+    let has_trailers = framing.trailers == AnnouncedTrailers::Some
+        && exchange.trailers.pass
+        && exchange.web.is_none()
+        && response.body().may_have_trailers();
+    if has_trailers && exchange.request.version != Version::HTTP_2 {
+        // Only chunks have a trailer section (RFC 9112 §7.1.2).
+        framing.content_length = None;
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        exchange.trailers.announced = true;
+    }
+    write_client_head(response, (*framing, has_trailers), route, exchange);
     if let Some(web) = exchange.web {
         grpc::with_web(response.headers_mut(), web);
     }
@@ -301,10 +314,14 @@ fn emptied(parts: &mut Parts) -> HeaderMap {
 fn begin_upload(
     unread: &mut Option<ClientBody>,
     asked: Option<&TunnelRequest>,
-    survey: Survey,
+    (admitted, parts): (&Admitted, &Parts),
     (snapshot, route): (&LocalSnapshot, &LocalRoute),
     exchange: &mut Exchange,
 ) -> Option<Rc<Upload>> {
+    let (survey, fields) = (admitted.survey(), &parts.headers);
+    exchange.trailers.taken = survey.has(Found::Te)
+        && exchange.request.version >= Version::HTTP_11
+        && headers::takes_trailers(fields);
     let policies = &route.shared().policies;
     let cluster = route.shared().cluster.and_then(|at| snapshot.clusters.get(at));
     let service = cluster.map(|cluster| &cluster.shared.settings);
@@ -322,9 +339,14 @@ fn begin_upload(
         body = body.decoded();
     }
     let bytes_max = policies.body_limit.filter(|_| !exchange.is_call);
-    let upload = exchange.receive(body, UploadLimits { bytes_max, keep_max });
-    if survey.has(Found::Expect) && exchange.request.version == Version::HTTP_2 {
-        upload.activity.invite_body();
+    // gRPC-Web has none.
+    let drops_trailers =
+        exchange.web.is_some() || (survey.has(Found::Connection) && headers::confines_fields(fields));
+    let trailers = (!drops_trailers).then(|| Rc::clone(&snapshot.request_trailers));
+    let upload = exchange.receive(body, UploadLimits { bytes_max, keep_max, trailers });
+    // HTTP/1.0 has no 100 (RFC 9110 §10.1.1).
+    if survey.has(Found::Expect) && exchange.request.version >= Version::HTTP_11 {
+        upload.hold();
     }
     Some(upload)
 }

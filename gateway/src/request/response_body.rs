@@ -102,6 +102,12 @@ impl ResponseBody {
         Chunk::new(data, self.activity.clone())
     }
 
+    /// All content of a declared length was handed over, though the service may still end its stream, with or without trailers.
+    fn is_last_for_hyper(&self) -> bool {
+        let is_http1 = |exchange: &Exchange| exchange.request.version != Version::HTTP_2;
+        self.exchange.as_deref().is_some_and(is_http1) && self.size_hint().exact() == Some(0)
+    }
+
     /// Waits for the service, which has sent no more content yet.
     fn wait(&mut self, cx: &Context<'_>) -> Poll<BodyError> {
         let Some(exchange) = &mut self.exchange else { return Poll::Pending };
@@ -136,7 +142,7 @@ fn pass_on(mut trailers: HeaderMap, exchange: Option<&mut Exchange>) -> Option<H
     if let Some(status) = grpc::status_in(&trailers).filter(|_| exchange.is_call) {
         exchange.call_ended_late(status);
     }
-    if exchange.request.version != Version::HTTP_2 && exchange.web.is_none() {
+    if !exchange.trailers.pass {
         return None;
     }
     headers::apply_trailers(&mut trailers, &exchange.route()?.response_rules);
@@ -212,7 +218,7 @@ impl Body for ResponseBody {
             Some(Ok(data)) => {
                 let chunk = this.hand_over(data);
                 // hyper does not poll past the last byte of a body that has a length.
-                if this.is_end_stream() {
+                if this.is_end_stream() || this.is_last_for_hyper() {
                     this.complete();
                 }
                 Some(Ok(Frame::data(chunk)))
@@ -232,7 +238,12 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match &self.source {
             Source::Local(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64)),
-            Source::Upstream(_) if self.exchange.as_ref().is_some_and(|exchange| exchange.web.is_some()) => {
+            Source::Upstream(_)
+                if self
+                    .exchange
+                    .as_ref()
+                    .is_some_and(|exchange| exchange.web.is_some() || exchange.trailers.announced) =>
+            {
                 SizeHint::default()
             }
             Source::Upstream(body) => body.size_hint(),

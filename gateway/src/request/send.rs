@@ -188,10 +188,20 @@ impl<'a> Attempt<'a> {
                 let (sending, timer) = lease.send(request, exchange.response_sink());
                 let mut sending = pin!(sending);
                 let look = since + LOOK;
-                match timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await {
-                    // Boxed: hardly any request waits for so long, and this would lie in every request's future.
-                    None => Box::pin(self.keep_waiting(waiting, timer, sending)).await,
-                    sent => sent,
+                let invited = match self.upload {
+                    // Boxed: few clients wait with their bodies.
+                    Some(upload) if upload.is_held() => {
+                        Box::pin(self.until_invited(upload, timer, sending.as_mut(), since)).await
+                    }
+                    _ => None,
+                };
+                match invited {
+                    Some(sent) => Some(sent),
+                    None => match timer.bound(|cx| self.wait(cx).at_most(look), sending.as_mut()).await {
+                        // Boxed: hardly any request waits for so long, and this would lie in every request's future.
+                        None => Box::pin(self.keep_waiting(waiting, timer, sending)).await,
+                        sent => sent,
+                    },
                 }
             };
             let Some(sent) = sent else { return Err(self.late()) };
@@ -213,6 +223,28 @@ impl<'a> Attempt<'a> {
             lease = self.lease(client).await?;
         };
         Ok(Sent { status, lease, endpoint: guard })
+    }
+
+    /// Waits for the service's word about the body with which the client waits. `None`: the client is invited, by the service or because it
+    /// said nothing for [`INVITATION_AFTER`]; or the wait is over.
+    async fn until_invited<F: Future<Output = Result<T, E>>, T, E>(
+        &self,
+        upload: &Upload,
+        timer: &mut Timer,
+        sending: Pin<&mut F>,
+        since: Instant,
+    ) -> Option<F::Output> {
+        let at = since + INVITATION_AFTER;
+        let wait = |cx: &Context<'_>| match self.wait(cx) {
+            _ if !upload.is_held() => Wait::Over,
+            Wait::Open => Wait::Until(at),
+            wait => wait.at_most(at),
+        };
+        let sent = timer.bound(wait, sending).await;
+        if sent.is_none() {
+            upload.invite();
+        }
+        sent
     }
 
     async fn keep_waiting<F: Future<Output = Result<T, E>>, T, E>(
@@ -330,6 +362,10 @@ impl<'a> Attempt<'a> {
         Failed { error, phase }
     }
 }
+
+/// The wait for a service's 100 (Continue), after which the body is sent without it: services that do not know the expectation, such as those
+/// of HTTP/1.0, say nothing. A client must not wait without end either (RFC 9110 §10.1.1); curl's own wait is as long.
+const INVITATION_AFTER: Duration = Duration::from_secs(1);
 
 fn connect_failed(error: &ConnectError) -> Failed {
     let error = match error {

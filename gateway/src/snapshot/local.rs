@@ -15,7 +15,8 @@ use crate::{
     auth::provider::LocalProvider,
     clock::Clock,
     file_account::Desk,
-    headers::{HeaderRules, MadeField},
+    headers::{HeaderRules, MadeField, RequestTrailers},
+    message::GuardedNames,
     metrics::{ClusterSample, InstanceSample, Metrics, RouteSample},
     policy::limit_check::LocalLimit,
     upstream::{
@@ -36,6 +37,8 @@ pub struct LocalSnapshot {
     pub clusters: Vec<Rc<LocalCluster>>,
     /// The providers of credentials, by the index that routes contain.
     pub providers: Vec<Rc<LocalProvider>>,
+    /// What decides about the trailers of requests, which may come when their snapshot is gone.
+    pub request_trailers: Rc<RequestTrailers>,
 }
 
 /// One worker's values for one route.
@@ -113,15 +116,17 @@ impl LocalSnapshot {
         own: (&Rc<Clock>, &Rc<Desk>),
         rng: &mut SmallRng,
     ) -> Self {
-        let (routes, unrouted_rules) = match previous {
+        let (routes, unrouted_rules, request_trailers) = match previous {
             Some(old) if Arc::ptr_eq(&old.shared.table, &shared.table) => {
-                (old.routes.clone(), Rc::clone(&old.unrouted_rules))
+                (old.routes.clone(), Rc::clone(&old.unrouted_rules), Rc::clone(&old.request_trailers))
             }
             _ => {
                 let mut rules = OwnRules::default();
                 let unrouted = rules.of(&shared.table.unrouted.headers.response);
                 let local = |route| Rc::new(LocalRoute::new(route, &mut rules, metrics));
-                (shared.table.routes.iter().map(local).collect(), unrouted)
+                let (names, listen) = (GuardedNames::clone(&shared.table.names), &shared.table.listen);
+                let trailers = RequestTrailers::new(names, listen.max_headers, listen.max_header_bytes);
+                (shared.table.routes.iter().map(local).collect(), unrouted, Rc::new(trailers))
             }
         };
         let old = previous.map_or(&[][..], |old| &old.clusters);
@@ -136,7 +141,7 @@ impl LocalSnapshot {
             Some(old) if old.shared.auth_generation == shared.auth_generation => old.providers.clone(),
             _ => local_providers(&shared),
         };
-        let local = Self { shared, routes, unrouted_rules, clusters, providers };
+        let local = Self { shared, routes, unrouted_rules, clusters, providers, request_trailers };
         local.drop_unused(old, pools);
         local
     }

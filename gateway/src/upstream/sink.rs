@@ -6,7 +6,7 @@ use std::rc::Rc;
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::{
-    body::Activity,
+    body::{Activity, Upload},
     downstream::ConnectionState,
     headers::{self, HeaderRules},
     metrics::{Metrics, Rare},
@@ -18,14 +18,23 @@ pub struct ResponseSink {
     pub connection: Rc<ConnectionState>,
     /// The stream of HTTP/2. `None` on HTTP/1.1.
     pub stream: Option<Rc<Activity>>,
+    /// The body with which the client waits for a 100 (Continue). `None`: it does not wait.
+    pub held: Option<Rc<Upload>>,
     /// The route's rules for responses, which decide the fields that clients may see.
     pub rules: Rc<HeaderRules>,
     pub metrics: Rc<Metrics>,
 }
 
 impl ResponseSink {
-    /// Forwards a service's informational response. It is dropped if too many wait because the client reads slowly.
+    /// Forwards a service's informational response. It is dropped if too many wait because the client reads slowly. A 100 goes on as an
+    /// invitation, and only to a client that waits for one.
     pub(super) fn send(&self, status: StatusCode, mut fields: HeaderMap) {
+        if headers::is_invitation(status) {
+            if let Some(held) = &self.held {
+                held.invite();
+            }
+            return;
+        }
         headers::apply_informational(&mut fields, &self.rules);
         let is_sent = match &self.stream {
             Some(stream) => {
@@ -49,6 +58,7 @@ pub(crate) fn recorded() -> (ResponseSink, Recorded) {
     let sink = ResponseSink {
         connection: Rc::new(ConnectionState::new(crate::listen::Listener::cleartext(), &clock)),
         stream: Some(Rc::clone(&stream)),
+        held: None,
         rules: Rc::default(),
         metrics: Rc::default(),
     };

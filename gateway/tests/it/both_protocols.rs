@@ -314,9 +314,9 @@ async fn a_scheme_is_a_statement_of_a_trusted_proxy_and_is_refused_from_anything
     assert_eq!(stated(trusted, "ftp", &[]).await, refused);
 }
 
-/// Trailers end at the gateway. What they may be is the libraries' matter, and nothing of it reaches the service.
+/// Trailers are no part of the header section, and what they may not be is refused alike (`trailers` shows what passes).
 #[tokio::test]
-async fn trailers_do_not_pass_and_broken_ones_break_the_request_in_both_protocols() {
+async fn trailers_are_no_header_fields_and_broken_ones_break_the_request_in_both_protocols() {
     let backend = Backend::named("one").await;
     let listeners = Listeners::start("", &to(backend.addr)).await;
     let long = vec![b'v'; 300 * 1024];

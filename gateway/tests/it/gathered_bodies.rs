@@ -87,7 +87,7 @@ async fn a_long_body_is_sent_on_when_its_first_part_is_there() {
     eventually("the rest arrives", || async { service.received() > 1_000_000 }).await;
 }
 
-/// The gateway sends the 100 when it begins to gather: by then every policy has let the request pass.
+/// The service invites the client, or a policy refuses the request before that (`expectations`).
 #[tokio::test]
 async fn a_client_that_expects_a_100_gets_it() {
     let service = Backend::with(|request| Response::new(request.body().clone())).await;

@@ -11,6 +11,7 @@ pub(super) fn response(context_rules: &HeaderRules, fields_in: &[(&str, &str)]) 
         framing: framing_of(Version::HTTP_11, 200, fields_in).expect("a response"),
         version: Version::HTTP_11,
         request_id: &HeaderValue::from_static("id-1"),
+        has_trailers: false,
         rules: context_rules,
     };
     apply_response(&mut headers, &context);
@@ -44,7 +45,13 @@ fn a_204_goes_on_without_a_length_and_its_connection_is_given_up_where_content_m
         remove_hop_by_hop(&mut headers);
         let rules = HeaderRules::default();
         let id = HeaderValue::from_static("id-1");
-        let context = ResponseContext { framing, version: Version::HTTP_11, request_id: &id, rules: &rules };
+        let context = ResponseContext {
+            framing,
+            version: Version::HTTP_11,
+            request_id: &id,
+            has_trailers: false,
+            rules: &rules,
+        };
         apply_response(&mut headers, &context);
         assert!(!headers.contains_key("content-length") && !headers.contains_key("transfer-encoding"));
     }

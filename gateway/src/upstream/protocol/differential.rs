@@ -1,7 +1,7 @@
 //! hyper's client and ours with the same bytes of a service: ours gives the same verdict, or a stricter one for one of the
 //! reasons listed here.
 //!
-//! "The same" is: the status, version, reason and fields of the response; its content and whether it is whole; the
+//! "The same" is: the status, version, reason and fields of the response; its content, its trailers and whether it is whole; the
 //! informational responses before it; and whether the connection may serve another request. Stricter is to refuse a response,
 //! to break one off, or not to use a connection again.
 //!
@@ -47,6 +47,7 @@ struct Seen {
     /// `None`: there is no response that may be passed on.
     head: Option<Head>,
     content: Vec<u8>,
+    trailers: Option<HeaderMap>,
     is_whole: bool,
     goes_on: bool,
 }
@@ -115,6 +116,7 @@ fn check(service: &Service<'_>) {
     assert_eq!(ours.informational, hypers.informational, "{}", shown());
     if ours.is_whole {
         assert!(hypers.is_whole && ours.content == hypers.content, "whole only for us: {}", shown());
+        assert_eq!(ours.trailers, hypers.trailers, "{}", shown());
     } else {
         assert!(doubts.about_chunks || !hypers.is_whole, "broken off without a reason: {}", shown());
         let common = ours.content.len().min(hypers.content.len());
@@ -247,6 +249,7 @@ async fn seen(whose: Whose, service: &Service<'_>) -> Seen {
         informational: Vec::new(),
         head: None,
         content: Vec::new(),
+        trailers: None,
         is_whole: false,
         goes_on: false,
     });
@@ -300,8 +303,9 @@ async fn read((head, mut body): Received, seen: &RefCell<Seen>) {
     seen.borrow_mut().head = Some(head);
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return };
-        if let Ok(data) = frame.into_data() {
-            seen.borrow_mut().content.extend_from_slice(&data);
+        match frame.into_data() {
+            Ok(data) => seen.borrow_mut().content.extend_from_slice(&data),
+            Err(frame) => seen.borrow_mut().trailers = frame.into_trailers().ok(),
         }
     }
     seen.borrow_mut().is_whole = true;

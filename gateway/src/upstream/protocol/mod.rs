@@ -87,6 +87,15 @@ pub enum Content {
 }
 
 impl Content {
+    /// Whether trailers may follow, as far as the head shows.
+    pub fn may_have_trailers(&self) -> bool {
+        match self {
+            // A content whose length is known is not chunked.
+            Self::Http1(content) => !content.is_end_stream() && content.size_hint().exact().is_none(),
+            Self::Http2(content) => !content.is_end_stream(),
+        }
+    }
+
     /// The connection, if the response has switched it to another protocol.
     pub fn switched(self) -> Option<SwitchedConnection> {
         match self {

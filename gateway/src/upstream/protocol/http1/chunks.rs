@@ -2,10 +2,12 @@
 //!
 //! [`Chunks`] is pure: it takes the bytes of one read after the other, cut anywhere, and moves the content in them together.
 //! It is as strict as the grammar, and stricter than it in two places: a size has at most 16 digits, so that it cannot
-//! overflow, and a control character in an extension is refused. Lines end with CR LF. Extensions and trailers are read,
-//! limited and dropped (RFC 9112 §7.1.1, §7.1.2: a recipient may discard both).
+//! overflow, and a control character in an extension is refused. Lines end with CR LF. Extensions are read, limited and dropped
+//! (RFC 9112 §7.1.1); trailers are limited and kept (§7.1.2).
 
 use std::ops::Range;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Where a chunked content stands between two reads.
 #[derive(Debug, Default)]
@@ -20,6 +22,8 @@ pub(super) struct Chunks {
     extension_bytes: usize,
     trailer_bytes: usize,
     trailer_lines: usize,
+    /// The trailer lines, and the empty line behind them. Without trailers it has no memory.
+    trailers: Vec<u8>,
     /// What came behind content of the same read is not chunks.
     fault: Option<ChunkFault>,
 }
@@ -87,6 +91,30 @@ impl Chunks {
 
     pub(super) fn is_over(&self) -> bool {
         self.state == State::End
+    }
+
+    /// The trailers of a message that is over. `None`: there are none.
+    ///
+    /// # Errors
+    /// They have the form of fields, but are none.
+    pub(super) fn take_trailers(&mut self) -> Result<Option<Box<HeaderMap>>, ChunkFault> {
+        if self.trailers.is_empty() {
+            return Ok(None);
+        }
+        let section = std::mem::take(&mut self.trailers);
+        let mut lines = [httparse::EMPTY_HEADER; TRAILER_LINES_MAX];
+        let Ok(httparse::Status::Complete((_, lines))) = httparse::parse_headers(&section, &mut lines) else {
+            return Err(ChunkFault::Trailer);
+        };
+        let mut trailers = Box::<HeaderMap>::default();
+        for line in lines {
+            let name = HeaderName::from_bytes(line.name.as_bytes());
+            let (Ok(name), Ok(value)) = (name, HeaderValue::from_bytes(line.value)) else {
+                return Err(ChunkFault::Trailer);
+            };
+            trailers.append(name, value);
+        }
+        Ok(Some(trailers))
     }
 
     /// Reads on, until the bytes or the message end. What is left of `bytes` besides the content is of no use afterwards.
@@ -183,7 +211,7 @@ impl Chunks {
         if self.trailer_bytes >= TRAILER_BYTES_MAX {
             return Err(ChunkFault::Trailer);
         }
-        match (self.state, byte) {
+        let next = match (self.state, byte) {
             (State::Line, b'\r') => Ok(State::EndLf),
             (State::Line, _) if is_token(byte) && self.trailer_lines < TRAILER_LINES_MAX => {
                 self.trailer_lines += 1;
@@ -197,7 +225,11 @@ impl Chunks {
             (State::TrailerLf, b'\n') => Ok(State::Line),
             (State::EndLf, b'\n') => Ok(State::End),
             _ => Err(ChunkFault::Trailer),
+        };
+        if self.trailer_lines > 0 {
+            self.trailers.push(byte);
         }
+        next
     }
 }
 
@@ -274,6 +306,29 @@ mod tests {
         ] {
             check(message, &Ok(Some((content.to_vec(), left))));
         }
+    }
+
+    #[test]
+    fn trailers_are_kept_wherever_reads_are_cut() {
+        let message = b"1\r\na\r\n0\r\nX-Sum: 1\r\ny:\r\nx-sum: \xff \r\n\r\nHTTP";
+        for cut in 0..message.len() {
+            let mut chunks = Chunks::default();
+            let (mut first, mut second) = (message[..cut].to_vec(), message[cut..].to_vec());
+            chunks.undo(&mut first).unwrap();
+            chunks.undo(&mut second).unwrap();
+            let trailers = chunks.take_trailers().unwrap().unwrap();
+            let fields: Vec<_> =
+                trailers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+            assert_eq!(fields, [("x-sum", &b"1"[..]), ("x-sum", b"\xff"), ("y", b"")], "cut at {cut}");
+            assert!(chunks.take_trailers().unwrap().is_none(), "once");
+        }
+        let mut without = Chunks::default();
+        without.undo(&mut b"1\r\na\r\n0\r\n\r\n".to_vec()).unwrap();
+        assert!(
+            without.is_over()
+                && without.trailers.capacity() == 0
+                && without.take_trailers().unwrap().is_none()
+        );
     }
 
     #[test]

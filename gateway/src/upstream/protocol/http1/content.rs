@@ -14,6 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::ReadBuf;
 
@@ -46,8 +47,16 @@ enum State {
         bytes: Bytes,
         is_exact: bool,
     },
+    /// All of it is here, and trailers behind it. Boxed: hardly any response has some.
+    Trailed(Box<Trailed>),
     /// Boxed: most responses are whole at once, and this would lie in every response.
     Reading(Box<Reading>),
+}
+
+/// The last content of a response, and what follows it.
+struct Trailed {
+    content: Bytes,
+    trailers: HeaderMap,
 }
 
 struct Reading {
@@ -109,7 +118,8 @@ impl Http1Content {
         };
         if found.is_over {
             wire.is_at_rest.set(!found.has_rest);
-            return Self(State::Whole { bytes: first, is_exact: matches!(left, Left::Length(_)) });
+            let whole = State::Whole { bytes: first, is_exact: matches!(left, Left::Length(_)) };
+            return Self(left.end_of(whole));
         }
         let buffer = BytesMut::new();
         Self(State::Reading(Box::new(Reading {
@@ -179,6 +189,19 @@ impl Left {
                 Ok(Found { content: undone.content, is_over: chunks.is_over(), has_rest })
             }
             Self::UntilClose => Ok(Found { content: 0..read.len(), is_over: false, has_rest: false }),
+        }
+    }
+
+    /// The state after the last content: `whole`, unless trailers follow it.
+    fn end_of(&mut self, whole: State) -> State {
+        let Self::Chunks(chunks) = self else { return whole };
+        match chunks.take_trailers() {
+            Ok(None) => whole,
+            Ok(Some(trailers)) => {
+                let content = if let State::Whole { bytes, .. } = whole { bytes } else { Bytes::new() };
+                State::Trailed(Box::new(Trailed { content, trailers: *trailers }))
+            }
+            Err(fault) => State::Failed { is_due: false, reason: Some(fault.detail()) },
         }
     }
 
@@ -305,6 +328,12 @@ impl Body for Http1Content {
                 self.0 = State::Over;
                 bytes
             }
+            State::Trailed(trailed) if trailed.content.is_empty() => {
+                let trailers = std::mem::take(&mut trailed.trailers);
+                self.0 = State::Over;
+                return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            }
+            State::Trailed(trailed) => std::mem::take(&mut trailed.content),
             State::Reading(reading) => {
                 let (content, is_over) = match ready!(reading.poll_next(cx)) {
                     Ok(next) => next,
@@ -314,7 +343,12 @@ impl Body for Http1Content {
                     }
                 };
                 if is_over {
-                    self.0 = State::Over;
+                    let next = reading.left.end_of(State::Over);
+                    let is_last = matches!(next, State::Over);
+                    self.0 = next;
+                    if content.is_empty() && !is_last {
+                        return self.poll_frame(cx);
+                    }
                 }
                 content
             }
@@ -334,7 +368,7 @@ impl Body for Http1Content {
                 Left::Length(left) => SizeHint::with_exact(left.saturating_add(reading.first.len() as u64)),
                 Left::Chunks(_) | Left::UntilClose => SizeHint::default(),
             },
-            State::Whole { .. } | State::Failed { .. } => SizeHint::default(),
+            State::Whole { .. } | State::Trailed(_) | State::Failed { .. } => SizeHint::default(),
         }
     }
 }

@@ -70,7 +70,9 @@ impl Http1 {
         self.wire.begin();
         let Heard { response, framing, keeps_alive, rest } = Sending::new(&self.wire, request, sink).await?;
         self.is_reusable = keeps_alive && framing.reusable;
-        if let Some(rest) = rest {
+        if let Some(rest) = rest
+            && !rest.is_held()
+        {
             self.go_on_sending(rest);
         }
         Ok(Answered { response: response.map(Content::Http1), framing })

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
+use http::HeaderMap;
 use http_body::Body;
 
 use super::wire::Wire;
@@ -16,11 +17,20 @@ use crate::{body::RequestBody, headers::Delimiting};
 pub(in crate::upstream) trait RequestContent: Body<Data = Bytes> + Unpin {
     /// This content was not sent after all: it comes again, before all that is still to come.
     fn put_back(&mut self, content: Bytes);
+
+    /// The client waits with it until the service has sent a 100 (Continue).
+    fn is_held(&self) -> bool {
+        false
+    }
 }
 
 impl RequestContent for RequestBody {
     fn put_back(&mut self, content: Bytes) {
         Self::put_back(self, content);
+    }
+
+    fn is_held(&self) -> bool {
+        Self::is_held(self)
     }
 }
 
@@ -37,6 +47,16 @@ pub(super) struct Outgoing<B> {
 /// The request's body has failed, or its length is not the one in its head. The request can never be completed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct BodyFailed;
+
+/// What comes next of a request's content.
+#[derive(Debug)]
+pub(super) enum Upcoming {
+    /// Content, and whether it is the last.
+    Content(Bytes, bool),
+    /// Trailers, which are the end.
+    Trailers(HeaderMap),
+    End,
+}
 
 /// Content with what stands before and after it.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -82,6 +102,11 @@ impl<B: RequestContent> Outgoing<B> {
         }
     }
 
+    /// Nothing of the content has left, and nothing will after a final response.
+    pub(super) fn is_held(&self) -> bool {
+        self.body.is_held()
+    }
+
     fn is_written(&self) -> bool {
         self.front.is_empty() && self.content.is_empty() && self.back.is_empty()
     }
@@ -99,18 +124,26 @@ impl<B: RequestContent> Outgoing<B> {
     }
 }
 
-/// The next content of a request, and whether it is the last. `None`: there is no more.
+/// What comes next of a request's content.
 pub(super) fn poll_content<B: RequestContent>(
     body: &mut B,
     cx: &mut Context<'_>,
-) -> Poll<Result<Option<(Bytes, bool)>, BodyFailed>> {
+) -> Poll<Result<Upcoming, BodyFailed>> {
     loop {
-        let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else { return Poll::Ready(Ok(None)) };
-        // Trailers are not forwarded.
-        if let Ok(content) = frame.map_err(|_| BodyFailed)?.into_data() {
-            let is_last = body.is_end_stream();
-            if !content.is_empty() || is_last {
-                return Poll::Ready(Ok(Some((content, is_last))));
+        let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)) else {
+            return Poll::Ready(Ok(Upcoming::End));
+        };
+        match frame.map_err(|_| BodyFailed)?.into_data() {
+            Ok(content) => {
+                let is_last = body.is_end_stream();
+                if !content.is_empty() || is_last {
+                    return Poll::Ready(Ok(Upcoming::Content(content, is_last)));
+                }
+            }
+            Err(frame) => {
+                if let Ok(trailers) = frame.into_trailers() {
+                    return Poll::Ready(Ok(Upcoming::Trailers(trailers)));
+                }
             }
         }
     }
@@ -125,13 +158,17 @@ impl Encoder {
         }
     }
 
-    /// What to write for the body's next content, after what is appended to `front`. `None`: the body is over.
-    pub(super) fn encode(
-        &mut self,
-        next: Option<(Bytes, bool)>,
-        front: &mut Vec<u8>,
-    ) -> Result<Piece, BodyFailed> {
-        let (content, is_last) = next.unwrap_or((Bytes::new(), true));
+    /// What to write for what comes next of the body, after what is appended to `front`.
+    pub(super) fn encode(&mut self, next: Upcoming, front: &mut Vec<u8>) -> Result<Piece, BodyFailed> {
+        let (content, is_last) = match next {
+            Upcoming::Content(content, is_last) => (content, is_last),
+            Upcoming::Trailers(trailers) if *self == Self::Chunks => {
+                write_trailers(&trailers, front);
+                *self = Self::Over;
+                return Ok(Piece::default());
+            }
+            Upcoming::Trailers(_) | Upcoming::End => (Bytes::new(), true),
+        };
         let mut back = &b""[..];
         match self {
             Self::Over => return Err(BodyFailed),
@@ -158,6 +195,17 @@ impl Encoder {
         }
         Ok(Piece { content, back })
     }
+}
+
+/// The last chunk, the trailer section and the end of the message (RFC 9112 §7.1.2).
+fn write_trailers(trailers: &HeaderMap, to: &mut Vec<u8>) {
+    to.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            to.extend_from_slice(part);
+        }
+    }
+    to.extend_from_slice(b"\r\n");
 }
 
 /// The line before a chunk's data (RFC 9112 §7.1).

@@ -166,7 +166,7 @@ fn switched(
     append_fields(&Bytes::copy_from_slice(head), head, parsed.headers, headers, |name, value| {
         let passes = framing.read(name, value, Version::HTTP_11).map_err(|_| fault)?;
         let switches = *name == header::CONNECTION || *name == header::UPGRADE;
-        Ok(switches || (passes && *name != header::CONTENT_LENGTH))
+        Ok(switches || (passes && *name != header::CONTENT_LENGTH && *name != header::TRAILER))
     })?;
     let is_connection = |line: &&httparse::Header<'_>| line.name.eq_ignore_ascii_case("connection");
     parsed.headers.iter().filter(is_connection).for_each(|line| remove_named(headers, line.value));

@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, Response, StatusCode, Version};
+use http::{HeaderMap, Response, Version};
 
 use super::{
     super::{SendError, UpstreamRequest},
@@ -223,12 +223,10 @@ impl HeadReader {
         }
     }
 
-    /// A proxy must forward 1xx responses (RFC 9110 §15.2). 100 ends here: it answers an expectation that the gateway has met
-    /// itself. HTTP/1.0 has none of them.
+    /// A proxy must forward 1xx responses (RFC 9110 §15.2), except for a 100 that was not asked for. HTTP/1.0 has none of them.
     fn forward(&self, response: Response<()>) {
         let (head, ()) = response.into_parts();
         if let Some(sink) = &self.sink
-            && head.status != StatusCode::CONTINUE
             && head.version == Version::HTTP_11
         {
             sink.send(head.status, head.headers);

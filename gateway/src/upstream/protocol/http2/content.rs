@@ -12,7 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{
     super::{BrokenOff, RequestContent},
-    is_malformed,
+    RESPONSE_LINES_MAX, is_malformed,
     observed::Inbound,
 };
 
@@ -64,6 +64,9 @@ impl Body for Http2Content {
             }
         }
         match ready!(this.stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) if trailers.len() > RESPONSE_LINES_MAX => {
+                Poll::Ready(Some(Err(BrokenOff { reason: Some("its trailer section has too many fields") })))
+            }
             Ok(Some(trailers)) => Poll::Ready(Some(Ok(Frame::trailers(trailers)))),
             Ok(None) => Poll::Ready(None),
             Err(error) => Poll::Ready(Some(Err(this.broken_off(&error)))),
@@ -95,6 +98,10 @@ pub(super) struct ContentFailed;
 impl<B: RequestContent> SendingContent<B> {
     pub(super) fn new(body: B, stream: SendStream<Bytes>) -> Self {
         Self { body, stream, next: Bytes::new(), is_last: false }
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.body.is_held()
     }
 
     /// Sends on. Ready when all of it is sent, or the service takes no more of it: the response then says why.
@@ -131,8 +138,16 @@ impl<B: RequestContent> SendingContent<B> {
                 self.stream.send_reset(Reason::CANCEL);
                 return Poll::Ready(Err(ContentFailed));
             };
-            // Trailers are not forwarded.
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    let Ok(trailers) = frame.into_trailers() else { continue };
+                    self.is_last = true;
+                    // A service that has ended the stream takes none.
+                    let _ = self.stream.send_trailers(trailers);
+                    return Poll::Ready(Ok(()));
+                }
+            };
             self.is_last = self.body.is_end_stream();
             if data.is_empty() && self.is_last {
                 let _ = self.stream.send_data(Bytes::new(), true);

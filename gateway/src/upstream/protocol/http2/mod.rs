@@ -71,7 +71,8 @@ impl Http2Stream {
             (SendError::Ended, Some(flood)) => SendError::Invalid(flood.into()),
             (error, _) => error,
         })?;
-        if let Some(rest) = sending {
+        // A client that was not invited to send its body keeps it: the stream is reset at the end of the response.
+        if let Some(rest) = sending.filter(|rest| !rest.is_held()) {
             self.upload = Some(tokio::task::spawn_local(rest.run()).abort_handle());
         }
         read_head(response, is_head, inbound)
@@ -112,7 +113,7 @@ async fn exchange<B: RequestContent>(
             if *informational_bytes > INFORMATIONAL_BYTES_MAX {
                 return Poll::Ready(Err(SendError::Invalid(TOO_MANY_INFORMATIONAL.into())));
             }
-            if let Some(sink) = sink.as_ref().filter(|_| head.status != StatusCode::CONTINUE) {
+            if let Some(sink) = &sink {
                 sink.send(head.status, head.headers);
             }
         }

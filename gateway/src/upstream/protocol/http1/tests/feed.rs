@@ -13,6 +13,8 @@ pub(super) struct Feed(RefCell<Fed>);
 #[derive(Default)]
 struct Fed {
     pieces: VecDeque<Option<Bytes>>,
+    /// They follow the pieces.
+    trailers: Option<HeaderMap>,
     is_over: bool,
     waker: Option<Waker>,
 }
@@ -33,6 +35,12 @@ impl Feed {
     /// The client is gone.
     pub(super) fn fail(&self) {
         self.change(|fed| fed.pieces.push_back(None));
+    }
+
+    /// The end, with one trailer before it.
+    pub(super) fn end_with(&self, name: &'static str, value: &'static str) {
+        let trailer = (http::HeaderName::from_static(name), http::HeaderValue::from_static(value));
+        self.change(|fed| (fed.trailers, fed.is_over) = (Some(HeaderMap::from_iter([trailer])), true));
     }
 
     pub(super) fn end(&self) {
@@ -87,7 +95,9 @@ impl Body for FedBody {
                 let piece = piece.ok_or_else(|| io::ErrorKind::ConnectionReset.into());
                 Poll::Ready(Some(piece.map(Frame::data)))
             }
-            None if all.is_over => Poll::Ready(None),
+            None if all.is_over => {
+                Poll::Ready(all.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
+            }
             None => {
                 all.waker = Some(cx.waker().clone());
                 Poll::Pending
@@ -98,7 +108,7 @@ impl Body for FedBody {
     fn is_end_stream(&self) -> bool {
         self.feed.as_ref().is_none_or(|feed| {
             let all = feed.0.borrow();
-            all.is_over && all.pieces.is_empty()
+            all.is_over && all.pieces.is_empty() && all.trailers.is_none()
         })
     }
 }

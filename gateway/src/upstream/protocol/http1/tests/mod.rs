@@ -75,7 +75,8 @@ async fn outcome_of(answered: Answered) -> Outcome {
     let mut content = Vec::new();
     while let Some(frame) = body.frame().await {
         match frame {
-            Ok(frame) => content.extend_from_slice(&frame.into_data().unwrap()),
+            // Trailers are no content.
+            Ok(frame) => content.extend_from_slice(&frame.into_data().unwrap_or_default()),
             Err(_) => return Outcome::BrokenOff(status, content),
         }
     }

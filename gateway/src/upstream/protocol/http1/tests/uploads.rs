@@ -74,6 +74,46 @@ async fn content_is_sent_as_its_head_says_however_little_the_service_takes_at_on
 }
 
 #[tokio::test]
+async fn trailers_follow_the_last_chunk_and_no_content_of_a_length_however_little_the_service_takes() {
+    on_a_worker(async {
+        for (pieces, length, expected) in [
+            (
+                &[&b"hello"[..]][..],
+                None,
+                "transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nx-sum: 1\r\n\r\n",
+            ),
+            (&[], None, "transfer-encoding: chunked\r\n\r\n0\r\nx-sum: 1\r\n\r\n"),
+            (&[b"hello"], Some("5"), "content-length: 5\r\n\r\nhello"),
+        ] {
+            for capacity in [1, 7, 1 << 16] {
+                for comes_later in [false, true] {
+                    let (mut connection, mut service) = connection(capacity);
+                    let feed = Feed::of(pieces);
+                    if !comes_later {
+                        feed.end_with("x-sum", "1");
+                    }
+                    let expected = format!("POST / HTTP/1.1\r\nhost: a.test\r\n{expected}");
+                    let serve = async {
+                        settle().await;
+                        feed.end_with("x-sum", "1");
+                        let mut read = vec![0; expected.len()];
+                        service.read_exact(&mut read).await.unwrap();
+                        service.write_all(OK).await.unwrap();
+                        String::from_utf8(read).unwrap()
+                    };
+                    let sent = post(FedBody::of(&feed), length);
+                    let (outcome, read) = tokio::join!(exchange(&mut connection, sent), serve);
+                    assert_eq!((read, outcome), (expected.clone(), Outcome::Whole(200, b"ok".to_vec())));
+                    assert!(connection.finish(true), "{expected} {capacity} {comes_later}");
+                    assert_eq!(read_all_there_is(&mut service).await, "", "nothing behind it");
+                }
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn large_content_is_sent_without_a_copy_and_whole() {
     on_a_worker(async {
         let content =
