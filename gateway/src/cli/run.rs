@@ -101,6 +101,13 @@ async fn serve(options: RunOptions) -> ExitCode {
         gateway.shutdown().await
     };
     tracing::info!("draining; a second signal stops at once");
+    let upgrades = &mut signals.user2;
+    let refused_upgrades = async {
+        while upgrades.recv().await.is_some() {
+            tracing::warn!("not upgraded: this process is stopping");
+        }
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         cut = drained => {
             if cut > 0 {
@@ -112,6 +119,7 @@ async fn serve(options: RunOptions) -> ExitCode {
             ExitCode::SUCCESS
         }
         () = signals.stop.received() => ExitCode::FAILURE,
+        () = refused_upgrades => ExitCode::FAILURE,
     }
 }
 

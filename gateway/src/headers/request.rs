@@ -145,7 +145,7 @@ fn write_hop_fields(
         head.push(header::CONNECTION.as_str(), b"te");
     }
     if context.asks.invitation {
-        head.push(header::EXPECT.as_str(), b"100-continue");
+        head.expect_invitation();
     }
     if context.survey.has(Found::Trailer)
         && delimiting == Delimiting::Chunked

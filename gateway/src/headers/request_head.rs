@@ -17,6 +17,7 @@ pub struct RequestHead {
     content: Delimiting,
     is_head: bool,
     asks_for_upgrade: bool,
+    expects_invitation: bool,
 }
 
 /// How the content of a request is delimited.
@@ -43,7 +44,8 @@ impl RequestHead {
         let host = start..bytes.len();
         bytes.extend_from_slice(b"\r\n");
         let is_head = *method == Method::HEAD;
-        Self { bytes, host, content: Delimiting::Nothing, is_head, asks_for_upgrade: false }
+        let content = Delimiting::Nothing;
+        Self { bytes, host, content, is_head, asks_for_upgrade: false, expects_invitation: false }
     }
 
     /// A head without further fields, to `a.test`.
@@ -66,6 +68,12 @@ impl RequestHead {
         self.push(header::CONNECTION.as_str(), b"upgrade");
         self.push(header::UPGRADE.as_str(), protocol);
         self.asks_for_upgrade = true;
+    }
+
+    /// Adds the field by which the client waits with its content for a 100 (RFC 9110 §10.1.1).
+    pub(super) fn expect_invitation(&mut self) {
+        self.push(header::EXPECT.as_str(), b"100-continue");
+        self.expects_invitation = true;
     }
 
     /// Ends the head with the one field that delimits the content. `states_nothing`: a length of 0 is written, too
@@ -102,6 +110,11 @@ impl RequestHead {
     /// The response may switch the connection to another protocol.
     pub fn asks_for_upgrade(&self) -> bool {
         self.asks_for_upgrade
+    }
+
+    /// The service is to send a 100 before the content.
+    pub fn expects_invitation(&self) -> bool {
+        self.expects_invitation
     }
 
     /// Frees the bytes of a head that is not sent again.

@@ -250,6 +250,21 @@ async fn a_final_answer_before_the_invitation_costs_no_byte_of_the_body() {
     assert_eq!((got.content(), got_by_h2.content()), (vec![], b"hello".to_vec()));
 }
 
+/// A service that has refused a request, and has not asked for its body, takes a body that comes anyway for its next request.
+#[tokio::test]
+async fn a_connection_on_which_a_body_was_sent_without_an_invitation_serves_no_other_request() {
+    let (addr, got) = service().await;
+    let gateway = gateway(addr, "http").await;
+    assert_eq!(over_http1(&gateway, "POST", "/").await.0, [100, 200]);
+    assert_eq!(over_http1(&gateway, "POST", "/ignores").await.0, [100, 200]);
+    assert_eq!(got.connections.load(SeqCst), 1, "the first one had an invitation");
+    eventually("the connection is closed", async || got.closed.load(SeqCst) == 1).await;
+    assert_eq!(over_http2(&gateway, "POST", "/ignores").await, [100, 200]);
+    eventually("the connection is closed", async || got.closed.load(SeqCst) == 2).await;
+    assert_eq!(over_http1(&gateway, "POST", "/").await.0, [100, 200]);
+    assert_eq!(got.connections.load(SeqCst), 3);
+}
+
 #[tokio::test]
 async fn policies_refuse_before_the_service_hears_of_it() {
     let (addr, got) = service().await;

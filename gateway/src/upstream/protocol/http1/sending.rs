@@ -23,7 +23,10 @@ use super::{
     },
     wire::{FailedWrite, Wire},
 };
-use crate::{headers::ResponseFraming, upstream::sink::ResponseSink};
+use crate::{
+    headers::{self, ResponseFraming},
+    upstream::sink::ResponseSink,
+};
 
 /// See [`Http1::send`](super::Http1::send).
 pub(super) struct Sending<'a, B> {
@@ -53,6 +56,9 @@ struct HeadReader {
     partial: Vec<u8>,
     /// An informational head had a line that ends with a bare LF.
     is_doubtful: bool,
+    /// The service was asked for a 100, and has not sent it. It may take content that was sent without one for its next request, so this
+    /// one is the last of its connection.
+    is_uninvited: bool,
     /// Bytes of informational heads.
     informational_bytes: usize,
     /// Empty. Its memory is used for the response.
@@ -73,6 +79,7 @@ impl<'a, B: RequestContent> Sending<'a, B> {
             sink,
             partial: Vec::new(),
             is_doubtful: false,
+            is_uninvited: request.head.expects_invitation(),
             informational_bytes: request.informational_bytes,
             headers: HeaderMap::new(),
         };
@@ -206,6 +213,7 @@ impl HeadReader {
                 }
                 Parsed::Informational { bytes: end, response, has_crlf } => {
                     self.is_doubtful |= !has_crlf;
+                    self.is_uninvited &= !headers::is_invitation(response.status());
                     self.informational_bytes += end;
                     if self.informational_bytes > INFORMATIONAL_BYTES_MAX {
                         return Err(invalid(HeadFault::Informational));
@@ -214,7 +222,7 @@ impl HeadReader {
                     self.forward(response);
                 }
                 Parsed::Final(mut head) => {
-                    head.keeps_alive &= !self.is_doubtful;
+                    head.keeps_alive &= !self.is_doubtful && !self.is_uninvited;
                     let behind = bytes.get_mut(head.bytes..).unwrap_or_default();
                     let content = Http1Content::new(head.content, (behind, head.behind.as_ref()), wire);
                     return Ok(Some((head, content)));
