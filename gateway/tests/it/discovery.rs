@@ -4,7 +4,7 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use millgate_registry::{
     CheckStatus, Client, ClientConfig, EmbeddedRegistry, RegistryOptions, ServiceRegistration,
-    testing::ConsulProcess,
+    testing::{self, ConsulProcess},
 };
 
 use crate::support::{
@@ -27,9 +27,10 @@ pub(crate) enum Registry {
 
 impl Registry {
     pub(crate) async fn embedded() -> Option<Self> {
-        let listen = "127.0.0.1:0".parse().unwrap();
-        let running =
-            EmbeddedRegistry::start(RegistryOptions { listen, ..RegistryOptions::default() }).await.unwrap();
+        // It is started again on the same port, see there.
+        let listen = ([127, 0, 0, 1], testing::restartable_port()).into();
+        let start = || EmbeddedRegistry::start(RegistryOptions { listen, ..RegistryOptions::default() });
+        let running = testing::on_freed_port(start).await;
         let addr = running.addr();
         Some(Self::Embedded { running: Some(running), addr })
     }
@@ -69,8 +70,10 @@ impl Registry {
     pub(crate) async fn restart(&mut self) {
         match self {
             Self::Embedded { running, addr } => {
-                let options = RegistryOptions { listen: *addr, ..RegistryOptions::default() };
-                *running = Some(EmbeddedRegistry::start(options).await.unwrap());
+                let start = || {
+                    EmbeddedRegistry::start(RegistryOptions { listen: *addr, ..RegistryOptions::default() })
+                };
+                *running = Some(testing::on_freed_port(start).await);
             }
             Self::Consul(process) => process.restart().await,
         }

@@ -7,6 +7,7 @@
 mod server;
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -229,6 +230,36 @@ pub fn restartable_port() -> u16 {
         }
     }
     panic!("no free port in {PORTS:?}")
+}
+
+/// Starts something on a port that has just been given up, as soon as the port is free.
+///
+/// A program that another thread starts holds every socket of this process until its `exec`, and so a port can be taken for
+/// some milliseconds after its listener was closed.
+///
+/// # Panics
+/// If `start` fails for another reason, or the port is not free within half a minute.
+pub async fn on_freed_port<T, E, F>(start: impl Fn() -> F) -> T
+where
+    E: Error + 'static,
+    F: Future<Output = Result<T, E>>,
+{
+    let give_up = Instant::now() + START_TIMEOUT;
+    loop {
+        match start().await {
+            Ok(started) => return started,
+            Err(error) if is_taken(&error) && Instant::now() < give_up => {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Err(error) => panic!("it does not start again: {error}"),
+        }
+    }
+}
+
+fn is_taken(error: &(dyn Error + 'static)) -> bool {
+    let own = error.downcast_ref::<std::io::Error>();
+    own.is_some_and(|error| error.kind() == std::io::ErrorKind::AddrInUse)
+        || error.source().is_some_and(is_taken)
 }
 
 const START_ATTEMPTS: usize = 3;

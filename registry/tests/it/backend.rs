@@ -17,7 +17,7 @@ impl Backend {
             compat: Compat::V1_8,
             ..RegistryOptions::default()
         };
-        let running = EmbeddedRegistry::start(options.clone()).await.unwrap();
+        let running = testing::on_freed_port(|| EmbeddedRegistry::start(options.clone())).await;
         Self::Embedded { running: Some(running), options: Box::new(options) }
     }
 
@@ -57,7 +57,8 @@ impl Backend {
         self.kill().await;
         match self {
             Self::Embedded { running, options } => {
-                *running = Some(EmbeddedRegistry::start(RegistryOptions::clone(options)).await.unwrap());
+                let start = || EmbeddedRegistry::start(RegistryOptions::clone(options));
+                *running = Some(testing::on_freed_port(start).await);
             }
             Self::Consul(process) => process.restart().await,
         }

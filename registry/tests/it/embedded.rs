@@ -1,5 +1,7 @@
 //! What is the embedded registry's own: limits, the texts of current releases, start and stop.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -223,8 +225,36 @@ async fn shutdown_ends_a_pending_query_and_frees_the_port() {
     tokio::time::timeout(PATIENCE, registry.shutdown()).await.expect("shutdown hangs");
     let error = tokio::time::timeout(PATIENCE, pending).await.unwrap().unwrap().unwrap_err();
     assert!(error.is_transport(), "{error}");
-    let again = EmbeddedRegistry::start(RegistryOptions { listen: address, ..options() }).await.unwrap();
-    assert_eq!(again.addr(), address);
+    let again = millgate_registry::testing::on_freed_port(|| {
+        EmbeddedRegistry::start(RegistryOptions { listen: address, ..options() })
+    });
+    assert_eq!(again.await.addr(), address);
+}
+
+/// What other tests do meanwhile: a program that is being started holds a copy of each socket until its `exec`.
+#[tokio::test]
+async fn a_registry_is_back_on_its_port_while_other_threads_start_programs() {
+    let busy = Arc::new(AtomicBool::new(true));
+    let others: Vec<_> = (0..4).map(|_| start_programs(Arc::clone(&busy))).collect();
+    let listen = ([127, 0, 0, 1], millgate_registry::testing::restartable_port()).into();
+    for _ in 0..50 {
+        let registry = millgate_registry::testing::on_freed_port(|| {
+            EmbeddedRegistry::start(RegistryOptions { listen, ..options() })
+        });
+        registry.await.shutdown().await;
+    }
+    busy.store(false, Ordering::Relaxed);
+    for other in others {
+        other.join().unwrap();
+    }
+}
+
+fn start_programs(busy: Arc<AtomicBool>) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        while busy.load(Ordering::Relaxed) {
+            std::process::Command::new("true").status().unwrap();
+        }
+    })
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use millgate_registry::testing::on_freed_port;
 use rustls::ServerConfig;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -79,7 +80,7 @@ impl Backend {
     }
 
     async fn start_at(addr: SocketAddr, handler: Arc<Handler>, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind(addr).await.unwrap();
+        let listener = on_freed_port(|| TcpListener::bind(addr)).await;
         let addr = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let served = Arc::new(AtomicUsize::new(0));
