@@ -109,4 +109,5 @@ mod unread_bodies;
 mod unread_streams;
 mod upgrades;
 mod upstream_tls;
+mod websocket_conformance;
 mod wrong_config;

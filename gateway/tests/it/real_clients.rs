@@ -12,7 +12,7 @@ use tokio::{
 use crate::support::{DEADLINE, authority::Authority, gateway::TestGateway};
 
 /// Where the libraries are; `None`: nowhere, and the test is skipped.
-fn installed() -> Option<PathBuf> {
+pub(crate) fn installed() -> Option<PathBuf> {
     let found =
         std::env::var_os("MILLGATE_PROTOCOL_CLIENTS").filter(|path| !path.is_empty()).map(PathBuf::from);
     if found.is_none() {
@@ -35,7 +35,7 @@ fn program(name: &str, libraries: &PathBuf, arguments: &[&str]) -> Command {
 }
 
 /// Starts the service of a program. It ends with its standard input.
-async fn serve(name: &str, libraries: &PathBuf) -> (Child, u16) {
+pub(crate) async fn serve(name: &str, libraries: &PathBuf) -> (Child, u16) {
     let mut process = program(name, libraries, &["serve"])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
