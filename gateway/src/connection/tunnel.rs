@@ -35,7 +35,7 @@ pub(super) async fn run_on_connection<I>(
 /// Runs the tunnel that a stream has become.
 pub(super) async fn run_on_stream(mut tunnel: Box<Tunnel>, sending: SendStream<Chunk>) {
     let Some(receiving) = tunnel.take_stream() else { return };
-    Box::pin(tunnel.run(StreamEnd { receiving, sending, ahead: Bytes::new(), is_reset: false })).await;
+    Box::pin(tunnel.run(StreamEnd { receiving, sending, ahead: Bytes::new(), is_over: false })).await;
 }
 
 struct ConnectionEnd<I>(Transport<I>);
@@ -67,7 +67,8 @@ struct StreamEnd {
     sending: SendStream<Chunk>,
     /// Bytes that came and do not fit into the last read.
     ahead: Bytes,
-    is_reset: bool,
+    /// The client has everything, or has reset the stream.
+    is_over: bool,
 }
 
 impl TunnelEnd for StreamEnd {
@@ -108,21 +109,25 @@ impl TunnelEnd for StreamEnd {
 
     fn poll_finish(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let sent = self.sending.send_data(Chunk::default(), true);
+        self.is_over = true;
         Poll::Ready(sent.map_err(|_| self.reset()))
     }
 }
 
 impl StreamEnd {
     fn reset(&mut self) -> io::Error {
-        self.is_reset = true;
+        self.is_over = true;
         io::ErrorKind::ConnectionReset.into()
     }
 }
 
-/// A tunnel that ends before both directions are closed resets its stream (RFC 8441 §5): h2 would end it as if it were complete.
+/// A tunnel that ends before the client has everything resets its stream (RFC 8441 §5): h2 would end it as if it were complete.
+///
+/// One that has ended its direction does not: the last frames may still wait in h2, and a reset would take their place. What the client
+/// still sends is for nobody then, and h2 says so behind these frames.
 impl Drop for StreamEnd {
     fn drop(&mut self) {
-        if !self.is_reset {
+        if !self.is_over {
             self.sending.send_reset(Reason::CANCEL);
         }
     }

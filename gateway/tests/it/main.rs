@@ -15,6 +15,7 @@ mod body_ends;
 mod both_protocols;
 mod broken_config;
 mod broken_responses;
+mod browser;
 mod bypass;
 mod certificate_dates;
 mod certificates_by_name;

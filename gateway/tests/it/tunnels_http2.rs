@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
 };
 use tokio_tungstenite::tungstenite::Message;
 
@@ -13,8 +13,8 @@ use crate::support::{
     backend::Backend,
     eventually,
     frames::{
-        DATA, END_HEADERS, END_STREAM, FrameClient, Listeners, Outcome, PROTOCOL_ERROR, RST_STREAM, SETTINGS,
-        data, headers, request, reset,
+        DATA, END_HEADERS, END_STREAM, FrameClient, Listeners, Outcome, PING, PROTOCOL_ERROR, RST_STREAM,
+        SETTINGS, data, headers, ping, request, reset,
     },
     h2_stream::{connect, open},
     websocket::{EchoService, WebSocketClient},
@@ -182,6 +182,66 @@ async fn a_reset_stream_closes_the_connection_to_its_service_and_a_reset_connect
 }
 
 #[tokio::test]
+async fn the_last_words_of_a_service_and_its_end_arrive_whoever_ends_first() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listeners = listeners(listener.local_addr().unwrap(), ", upgrade: [echo]", "").await;
+    for over_tls in [false, true] {
+        let mut client = listeners.open(over_tls).await;
+        let mut fields = request(client.scheme, "CONNECT", "/a");
+        fields.push((b":protocol", b"echo"));
+        for (stream, client_is_first) in [(1, true), (3, false)] {
+            client.send(&headers(stream, END_HEADERS, &fields)).await;
+            let mut service = accept(&listener).await;
+            assert_eq!(client.outcome(stream).await, Outcome::Status(200));
+            if client_is_first {
+                client.send(&data(stream, END_STREAM, b"bye")).await;
+                let mut bye = Vec::new();
+                tokio::time::timeout(DEADLINE, service.read_to_end(&mut bye)).await.unwrap().unwrap();
+                assert_eq!(bye, b"bye");
+            }
+            service.write_all(&[b'w'; 30_000]).await.unwrap();
+            service.shutdown().await.unwrap();
+
+            let mut words = 0;
+            loop {
+                let frame = client.next_where(|frame| frame.stream == stream).await;
+                assert_eq!(frame.kind, DATA, "{:?}", frame.error_code());
+                words += frame.payload.len();
+                if frame.flags & END_STREAM != 0 {
+                    break;
+                }
+            }
+            assert_eq!(words, 30_000);
+            if !client_is_first {
+                client.send(&data(stream, END_STREAM, b"bye")).await;
+                let mut bye = Vec::new();
+                tokio::time::timeout(DEADLINE, service.read_to_end(&mut bye)).await.unwrap().unwrap();
+                assert_eq!(bye, b"bye");
+            }
+            client.send(&ping()).await;
+            let next = client.next_where(|frame| frame.stream == stream || frame.kind == PING).await;
+            assert_eq!((next.kind, next.error_code()), (PING, None), "nothing comes behind the end");
+        }
+    }
+    eventually("each ended well", || async {
+        let lines = logged(&listeners);
+        lines.len() == 4 && lines.iter().all(|line| line["flags"] == "-")
+    })
+    .await;
+}
+
+/// The next handshake, which is answered.
+async fn accept(listener: &TcpListener) -> TcpStream {
+    let (mut service, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        service.read_buf(&mut head).await.unwrap();
+    }
+    service.write_all(b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await.unwrap();
+    service
+}
+
+#[tokio::test]
 async fn a_drain_closes_each_websocket_of_a_connection_with_1001() {
     let service = EchoService::start().await;
     let listeners = listeners(service.addr, "", "").await;
@@ -207,16 +267,7 @@ async fn a_stream_without_room_holds_a_bounded_number_of_bytes() {
     let route = ", upgrade: [echo], timeout: {tunnel: 1s}";
     let listeners = listeners(listener.local_addr().unwrap(), route, "").await;
     let mut client = connect(listeners.open_h2(false).await).await;
-    let accepting = async {
-        let (mut service, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            service.read_buf(&mut head).await.unwrap();
-        }
-        service.write_all(b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n").await.unwrap();
-        service
-    };
-    let (opened, mut service) = tokio::join!(open(&mut client, "echo", "http://gw/", &[]), accepting);
+    let (opened, mut service) = tokio::join!(open(&mut client, "echo", "http://gw/", &[]), accept(&listener));
     let (_, stream) = opened.unwrap();
     let (block, mut sent) = (vec![0; 64 * 1024], 0);
     let patience = std::time::Duration::from_millis(300);

@@ -18,6 +18,8 @@ async def echo(socket):
             await socket.close(4321, "as you wish")
         elif message == "subprotocol":
             await socket.send(str(socket.subprotocol))
+        elif message == "via":
+            await socket.send(socket.request.headers.get("Via", "nobody"))
         else:
             await socket.send(message)
 
