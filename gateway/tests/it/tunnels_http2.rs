@@ -199,7 +199,7 @@ async fn the_last_words_of_a_service_and_its_end_arrive_whoever_ends_first() {
                 tokio::time::timeout(DEADLINE, service.read_to_end(&mut bye)).await.unwrap().unwrap();
                 assert_eq!(bye, b"bye");
             }
-            service.write_all(&[b'w'; 30_000]).await.unwrap();
+            service.write_all(&vec![b'w'; 30_000]).await.unwrap();
             service.shutdown().await.unwrap();
 
             let mut words = 0;
