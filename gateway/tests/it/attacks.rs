@@ -8,6 +8,7 @@
 
 mod honest;
 mod kinds;
+mod protocols;
 mod rig;
 
 use std::{fmt, sync::Arc, thread, time::Duration};

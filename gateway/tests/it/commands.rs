@@ -114,6 +114,13 @@ impl Serving {
         line.split_whitespace().next().unwrap().trim_start_matches("http://")
     }
 
+    /// The address of the listener with this name in the start-up lines, without the scheme.
+    pub(crate) fn listener(&self, name: &str) -> &str {
+        let line = self.lines.iter().find(|line| line.split_whitespace().nth(2) == Some(name));
+        let address = line.expect("the listener is there").split_whitespace().nth(1).unwrap();
+        address.split_once("://").unwrap().1
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }

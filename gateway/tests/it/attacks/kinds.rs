@@ -15,7 +15,10 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::rig::Target;
+use super::{
+    protocols::{names, stranger, tunnel},
+    rig::Target,
+};
 use crate::support::frames::{
     CANCEL, CONTINUATION, Cut, END_HEADERS, END_STREAM, Frame, FrameClient, GOAWAY, HEADERS,
     INITIAL_WINDOW_SIZE, PRIORITY, RST_STREAM, Stream, block, data, frame, ping, request, reset, settings,
@@ -43,10 +46,14 @@ pub(crate) enum Kind {
     Silent,
     Returning,
     Admin,
+    IdleTunnel,
+    StalledTunnel,
+    Stranger,
+    Names,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 22] = [
         Self::Nothing,
         Self::RapidReset,
         Self::PacedReset,
@@ -65,6 +72,10 @@ impl Kind {
         Self::Silent,
         Self::Returning,
         Self::Admin,
+        Self::IdleTunnel,
+        Self::StalledTunnel,
+        Self::Stranger,
+        Self::Names,
     ];
 
     pub(crate) fn name(self) -> &'static str {
@@ -87,6 +98,10 @@ impl Kind {
             Self::Silent => "silent connections",
             Self::Returning => "idle ones that return",
             Self::Admin => "admin connections",
+            Self::IdleTunnel => "tunnels left idle",
+            Self::StalledTunnel => "tunnels unread",
+            Self::Stranger => "PROXY of strangers",
+            Self::Names => "unknown names",
         }
     }
 
@@ -97,16 +112,20 @@ impl Kind {
 
     /// Has to do with one listener only.
     pub(crate) fn is_cleartext(self) -> bool {
-        matches!(self, Self::Nothing | Self::Admin)
+        matches!(self, Self::Nothing | Self::Admin | Self::Stranger)
     }
 
     /// How long an attacker may be there from its first byte on; `None`: for as long as there is room.
     pub(crate) fn bound(self) -> Option<Duration> {
         match self {
             Self::Nothing | Self::Silent | Self::Returning | Self::Admin => None,
-            // `listen.header_timeout` of the rig, or `timeout.idle` and the second after which the kernel sends a SYN to a
+            // `listen.header_timeout` of the rig, `timeout.tunnel`, or `timeout.idle` and the second after which the kernel sends a SYN to a
             // service again (it loses one in a thousand here); then the second in which all are gone.
-            Self::SlowHead | Self::ClosedWindow | Self::StoppedBody => Some(Duration::from_secs(3)),
+            Self::SlowHead
+            | Self::ClosedWindow
+            | Self::StoppedBody
+            | Self::IdleTunnel
+            | Self::StalledTunnel => Some(Duration::from_secs(3)),
             // `timeout.min_rate` looks at ten seconds; then the same second.
             Self::ByteWindow | Self::SlowBody => Some(Duration::from_secs(12)),
             _ => Some(Duration::from_secs(1)),
@@ -118,8 +137,13 @@ impl Kind {
         match self {
             Self::Nothing => 0,
             Self::Silent | Self::Returning => 1100,
-            Self::ClosedWindow | Self::ByteWindow => 16,
-            Self::SlowHead | Self::StoppedBody | Self::SlowBody | Self::Admin => 200,
+            Self::ClosedWindow | Self::ByteWindow | Self::StalledTunnel => 16,
+            Self::SlowHead
+            | Self::StoppedBody
+            | Self::SlowBody
+            | Self::Admin
+            | Self::IdleTunnel
+            | Self::Stranger => 200,
             _ => 4,
         }
     }
@@ -200,10 +224,12 @@ async fn life(
     over: &mut watch::Receiver<bool>,
 ) -> Duration {
     let living = async {
-        if kind.is_http2() {
-            http2(kind, target, over_tls, cut).await
-        } else {
-            http1(kind, target, over_tls).await
+        match kind {
+            _ if kind.is_http2() => http2(kind, target, over_tls, cut).await,
+            Kind::IdleTunnel | Kind::StalledTunnel => tunnel(kind, target, over_tls).await,
+            Kind::Stranger => stranger(target).await,
+            Kind::Names => names(target).await,
+            _ => http1(kind, target, over_tls).await,
         }
     };
     let Some(bound) = kind.bound() else {
@@ -362,7 +388,7 @@ async fn http1(kind: Kind, target: &Target, over_tls: bool) -> Duration {
 }
 
 /// An attacker takes what it gets.
-async fn open(addr: SocketAddr, tls: Option<&TlsConnector>) -> std::io::Result<Box<dyn Stream>> {
+pub(super) async fn open(addr: SocketAddr, tls: Option<&TlsConnector>) -> std::io::Result<Box<dyn Stream>> {
     let stream = TcpStream::connect(addr).await?;
     let Some(tls) = tls else { return Ok(Box::new(stream)) };
     Ok(Box::new(tls.connect(ServerName::try_from("gw").unwrap(), stream).await?))

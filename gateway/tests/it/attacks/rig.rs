@@ -24,6 +24,8 @@ pub(crate) struct Target {
     pub(crate) http: SocketAddr,
     pub(crate) https: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// Expects the PROXY protocol, of nobody whom it trusts.
+    pub(crate) proxied: SocketAddr,
     pub(crate) authority: Authority,
     /// For HTTP/1.1.
     pub(crate) tls: TlsConnector,
@@ -66,7 +68,16 @@ impl Rig {
             let service = RawBackend::answering(b"", false).await;
             (service.addr, service)
         });
-        write_config(dir.path(), &config(honest, others, silent));
+        let idle = serve(core.is_some(), || async {
+            let service = RawBackend::answering(SWITCHED.as_bytes(), false).await;
+            (service.addr, service)
+        });
+        let pouring = serve(core.is_some(), || async {
+            let answer = format!("{SWITCHED}{}", "x".repeat(1 << 20));
+            let service = RawBackend::answering(answer.leak().as_bytes(), false).await;
+            (service.addr, service)
+        });
+        write_config(dir.path(), &config(honest, others, silent, [idle, pouring]));
         let limit = files.map_or(String::new(), |files| format!("ulimit -n {files} && "));
         let pinned = core.map_or(String::new(), |core| format!("taskset --cpu-list {core} "));
         let script = format!("{limit}exec {pinned}\"$@\"");
@@ -76,6 +87,7 @@ impl Rig {
             http: address("http "),
             https: address("https "),
             admin: address("admin "),
+            proxied: gateway.listener("proxied").parse().unwrap(),
             tls: authority.client(&[b"http/1.1"]).into(),
             authority,
         };
@@ -112,6 +124,7 @@ impl Rig {
     }
 }
 
+const SWITCHED: &str = "HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n";
 /// Content of `/large`: more than a client's first window.
 const LARGE: usize = 300_000;
 
@@ -137,15 +150,25 @@ fn serve<S, F: Future<Output = (SocketAddr, S)>>(
 
 /// One worker, so that attackers and honest clients share it. Times that a stall may take are short; all limits have their
 /// defaults.
-fn config(honest: SocketAddr, others: SocketAddr, silent: SocketAddr) -> String {
+fn config(
+    honest: SocketAddr,
+    others: SocketAddr,
+    silent: SocketAddr,
+    [idle, pouring]: [SocketAddr; 2],
+) -> String {
     format!(
-        "workers: 1\nlisten: {{http: \"127.0.0.1:0\", admin: \"127.0.0.1:0\", header_timeout: 2s,\n  \
+        "workers: 1\nlisten: {{http: [\"127.0.0.1:0\", {{bind: \"127.0.0.1:0\", name: proxied, proxy_protocol: required}}],\n  \
+           admin: \"127.0.0.1:0\", header_timeout: 2s, trusted_proxies: [\"192.0.2.1\"],\n  \
            https: {{bind: \"127.0.0.1:0\", cert_file: gw.pem, key_file: gw.key}}}}\n\
          routes:\n  - {{path: /honest, service: honest}}\n  \
            - {{path: /others, service: others}}\n  - {{path: /large, service: others, timeout: {{idle: 1s}}}}\n  \
-           - {{path: /silent/**, service: silent, timeout: {{idle: 1s}}}}\n\
+           - {{path: /silent/**, service: silent, timeout: {{idle: 1s}}}}\n  \
+           - {{path: /idle, service: idle, upgrade: [echo], timeout: {{tunnel: 1s}}}}\n  \
+           - {{path: /pouring, service: pouring, upgrade: [echo], timeout: {{tunnel: 1s}}}}\n\
          services:\n  honest: {{hosts: [\"{honest}\"]}}\n  others: {{hosts: [\"{others}\"]}}\n  \
-           silent: {{hosts: [\"{silent}\"], breaker: off, outlier: off}}\n"
+           silent: {{hosts: [\"{silent}\"], breaker: off, outlier: off}}\n  \
+           idle: {{hosts: [\"{idle}\"], breaker: off, outlier: off}}\n  \
+           pouring: {{hosts: [\"{pouring}\"], breaker: off, outlier: off}}\n"
     )
 }
 
