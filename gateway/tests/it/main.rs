@@ -53,6 +53,7 @@ mod hanging_endpoints;
 mod header_blocks;
 mod header_bombs;
 mod hidden_values;
+mod http2_conformance;
 mod http2_hostile_services;
 mod http2_responses;
 mod http2_services;
