@@ -375,8 +375,11 @@ impl fmt::Display for Report {
 
 impl std::error::Error for Report {}
 
-/// The candidate that a misspelt word most likely means.
+/// The candidate that a misspelt word most likely means. A number is not misspelt.
 pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if !word.contains(char::is_alphabetic) {
+        return None;
+    }
     let word = word.to_lowercase();
     let similarity = |candidate: &str| {
         // In a short word, a single slip counts too much in this measure.
