@@ -12,6 +12,7 @@ use tokio::{
 };
 
 use crate::support::{
+    DEADLINE,
     backend::{Backend, RawBackend},
     client::{Connection, get, send, text},
     eventually,
@@ -130,4 +131,34 @@ async fn uploads_that_are_there_hold_no_place() {
         .await;
     }
     assert!(all.try_join_next().is_none(), "none was refused");
+}
+
+/// A body that its client keeps until it is invited cannot be gathered before a slot is taken, however small it is.
+#[tokio::test]
+async fn clients_that_wait_to_be_invited_and_then_send_nothing_leave_a_quarter_of_the_slots_free() {
+    let service = Backend::named("one").await;
+    let gateway = gateway(service.addr, "").await;
+    let head = b"POST /upload HTTP/1.1\r\nhost: gw\r\ncontent-length: 5\r\nexpect: 100-continue\r\n\r\n";
+    let mut waiting = Vec::new();
+    for place in 1..=SLOTS {
+        let mut client = TcpStream::connect(gateway.http).await.unwrap();
+        client.write_all(head).await.unwrap();
+        let mut answer = [0; 12];
+        tokio::time::timeout(DEADLINE, client.read_exact(&mut answer)).await.unwrap().unwrap();
+        let expected = if place <= PLACES { "HTTP/1.1 100" } else { "HTTP/1.1 503" };
+        assert_eq!(std::str::from_utf8(&answer).unwrap(), expected, "client {place}");
+        waiting.push(client);
+    }
+    assert_eq!(uploads_under_way(&gateway).await, PLACES);
+    assert_eq!(send(gateway.http, get("/honest")).await.status(), 200);
+    // Those that are invited lose nothing by it.
+    let first = &mut waiting[0];
+    first.write_all(b"hello").await.unwrap();
+    let mut answer = vec![0; 27];
+    tokio::time::timeout(DEADLINE, first.read_exact(&mut answer)).await.unwrap().unwrap();
+    assert!(
+        String::from_utf8_lossy(&answer).contains("HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
