@@ -14,7 +14,6 @@ use crate::{
         eventually,
         federation::pass,
         gateway::TestGateway,
-        within,
     },
 };
 
@@ -263,8 +262,7 @@ async fn a_declared_route_does_not_wait_for_ever_for_its_instances(registry: Reg
     let mut front = Front::before(&registry).await;
     let gateway = gateway_behind(&front).await;
     front.asked().await;
-    within(Duration::from_secs(5), "it is live", || async { status(gateway.http, "/orders/1").await == 503 })
-        .await;
+    eventually("it is live", || async { status(gateway.http, "/orders/1").await == 503 }).await;
     let events = admin(&gateway, "/api/v1/events").await;
     assert_eq!(events["events"][1]["kind"], "service_unknown", "{events}");
     // And then it is right as soon as the registry speaks.
