@@ -4,6 +4,8 @@
 //! starts a [`Gateway`] from a `routes.yaml`.
 
 pub mod access_log;
+#[cfg(feature = "acme")]
+mod acme;
 pub mod admission;
 pub mod auth;
 pub mod auto_routes;

@@ -1,6 +1,7 @@
 //! TLS with clients ([`server`]) and services: rustls with aws-lc-rs, TLS 1.2 and 1.3. By ALPN, listeners accept `h2` and `http/1.1`,
 //! and connections to services offer `http/1.1`.
 
+pub mod acme_report;
 mod clients;
 pub mod error;
 pub mod server;

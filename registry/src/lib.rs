@@ -33,7 +33,7 @@ pub mod types;
 pub mod watch;
 
 pub use client::{
-    Catalog, Client, ClientConfig, ClientError, Consistency, HealthAnswer, KeyValue, Lease, Probe,
+    Catalog, Client, ClientConfig, ClientError, Consistency, HealthAnswer, KeyValue, KeyValues, Lease, Probe,
     QueryOptions, ServiceRegistration,
 };
 pub use http::{

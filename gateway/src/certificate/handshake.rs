@@ -101,7 +101,7 @@ mod tests {
         asked.sort();
         asked.dedup();
         let configs = asked.into_iter().map(|client_auth| (client_auth, config())).collect();
-        Arc::new(ListenerTls { configs, clients: 0, names })
+        Arc::new(ListenerTls { configs, clients: 0, names, validation: None })
     }
 
     fn may_serve(tls: &Arc<ListenerTls>, name: &str, host: &str, is_trusted: bool) -> bool {

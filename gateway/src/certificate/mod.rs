@@ -2,12 +2,15 @@
 //!
 //! This is the part that workers use. Files are read, and rustls is set up, in [`tls`](crate::tls).
 
+pub mod acme;
 pub mod client;
 pub mod handshake;
+pub mod issued;
 pub mod names;
 pub mod served;
 pub mod settings;
 pub mod staple;
+pub mod validation;
 
 use std::sync::Arc;
 
@@ -16,6 +19,7 @@ use rustls::ServerConfig;
 use self::{
     served::{ServedNames, without_root_dot},
     settings::ClientAuth,
+    validation::Validation,
 };
 
 /// A TLS listener as workers use it: one value, so that a handshake and the requests after it see the same certificates.
@@ -27,6 +31,8 @@ pub struct ListenerTls {
     /// What clients are verified against: the authorities and the revocations. Two listeners with equal values accept the same
     /// certificates. 0: no client is asked for one.
     pub clients: u64,
+    /// `None`: no authority is about to verify a host by a handshake.
+    pub validation: Option<Arc<Validation>>,
 }
 
 impl ListenerTls {

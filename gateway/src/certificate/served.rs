@@ -57,6 +57,8 @@ pub struct ServedNames {
     all: Box<[Served]>,
     /// `None`: a handshake without a known name is refused.
     default: Option<SetId>,
+    /// The set of names whose certificate is awaited. It is empty.
+    awaited: Option<SetId>,
 }
 
 type Table = HashMap<Box<str>, SetId, foldhash::fast::RandomState>;
@@ -67,9 +69,16 @@ pub struct SetId(usize);
 
 impl ServedNames {
     /// `default` is the index of the default certificate; `None`: handshakes without a known name are refused.
+    #[cfg(test)]
     pub fn new(certificates: &[Served], default: Option<usize>) -> Self {
+        Self::with_awaited(certificates, default, &[])
+    }
+
+    /// The same with names whose certificate is awaited: handshakes for them fail, unless a wildcard covers them, rather than show a
+    /// certificate for other names.
+    pub fn with_awaited(certificates: &[Served], default: Option<usize>, awaited: &[Box<str>]) -> Self {
         let mut sets = Sets::default();
-        let exact = sets.table(certificates, |names| &names.exact);
+        let mut exact = sets.table(certificates, |names| &names.exact);
         let wildcards = sets.table(certificates, |names| &names.wildcards);
         let default = default.map(|at| {
             // The set of its first name has its twin with another kind of key.
@@ -83,6 +92,13 @@ impl ServedNames {
                 .filter(|set| sets.list.get(set.0).is_some_and(|set| set.contains(&at)))
                 .unwrap_or_else(|| sets.intern(vec![at]))
         });
+        let mut id = None;
+        for name in awaited {
+            if !exact.contains_key(name) && !parent(name).is_some_and(|parent| wildcards.contains_key(parent))
+            {
+                exact.insert(name.clone(), *id.get_or_insert_with(|| sets.intern(Vec::new())));
+            }
+        }
         let served =
             |set: Vec<usize>| set.into_iter().filter_map(|at| certificates.get(at).cloned()).collect();
         Self {
@@ -90,6 +106,7 @@ impl ServedNames {
             wildcards,
             sets: sets.list.into_iter().map(served).collect(),
             default,
+            awaited: id,
             all: certificates.into(),
         }
     }
@@ -99,6 +116,16 @@ impl ServedNames {
         let named =
             name.and_then(|name| self.exact.get(name).or_else(|| self.wildcards.get(parent(name)?)).copied());
         named.or(self.default)
+    }
+
+    /// Whether some certificate is awaited.
+    pub fn awaits_any(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// Whether the certificate for this name is awaited.
+    pub fn awaits(&self, name: Option<&str>) -> bool {
+        self.awaited.is_some() && self.set_of(name.map(without_root_dot)) == self.awaited
     }
 
     /// How clients are asked that get this set. Where its certificates differ, the stricter one counts.

@@ -2,19 +2,33 @@
 
 use std::path::PathBuf;
 
+use super::acme::{AcmeAuthority, Wanted};
 use crate::syntax::diagnostics::Span;
 
 /// TLS of one listener.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// The certificates, in the order of the file. At least one.
+    /// The certificates from files, in the order of the file. At least one, unless there is `acme`.
     pub certificates: Vec<CertificateSettings>,
+    /// The certificates that an authority issues. They come after those from files.
+    pub acme: Option<AcmeSettings>,
     pub unknown_names: UnknownNames,
     pub min_version: TlsVersion,
     /// `None`: no client is asked for a certificate.
     pub clients: Option<ClientSettings>,
     /// The keys of session tickets, which gateways share. `None`: each process makes its own.
     pub ticket_keys_file: Option<PathBuf>,
+    pub span: Span,
+}
+
+/// `acme` of a TLS listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AcmeSettings {
+    pub authority: AcmeAuthority,
+    /// At least one.
+    pub certificates: Vec<Wanted>,
+    /// Whether clients that ask for these names prove who they are.
+    pub client_auth: ClientAuth,
     pub span: Span,
 }
 

@@ -8,6 +8,7 @@ use millgate_registry::{HttpClient, HttpOptions};
 use super::{ConfigArg, fail, load, print, say_report};
 use crate::{
     auth::jwt,
+    certificate::issued::AcmeState,
     clock,
     compile::{self, TlsListeners},
     config::{
@@ -132,7 +133,12 @@ pub fn findings(loaded: &Loaded) -> Report {
     let mut found = Vec::new();
     found.extend(compile::table(&loaded.settings, None, &budget).err().into_iter().flatten());
     found.extend(key_files::read_keys(&loaded.settings).err().into_iter().flatten());
-    found.extend(compile::tls(&loaded.settings, &TlsListeners::new()).err().into_iter().flatten());
+    found.extend(
+        compile::tls(&loaded.settings, &TlsListeners::new(), &AcmeState::default())
+            .err()
+            .into_iter()
+            .flatten(),
+    );
     found.extend(log_without_a_folder(&loaded.settings.access_log));
     found.extend(TlsClients::default().prepare(&loaded.settings).err().into_iter().flatten());
     found.extend(loaded.warnings.iter().cloned());

@@ -13,6 +13,7 @@ use crate::{
         provider::{HeldKeys, Provider},
         settings::ProviderSettings,
     },
+    certificate::issued::AcmeState,
     config::settings::{RouteSettings, Settings},
     message::GuardedNames,
     policy::{
@@ -163,15 +164,19 @@ fn view(settings: &Settings, route: &RouteSettings, policies: Shown, service: &s
 /// The TLS listeners by name, and what was read of their files.
 pub type TlsListeners = BTreeMap<Arc<str>, ServerTls>;
 
-/// Reads the files of the TLS listeners. Those whose content is that of `before` are not parsed again.
+/// Reads the files of the TLS listeners, which also get what ACME has brought. Those whose content is that of `before` are not parsed again.
 ///
 /// # Errors
 /// A file is missing or is not PEM, or a key does not fit its certificate: one finding for each.
-pub fn tls(settings: &Settings, before: &TlsListeners) -> Result<TlsListeners, Vec<Diagnostic>> {
+pub fn tls(
+    settings: &Settings,
+    before: &TlsListeners,
+    acme: &AcmeState,
+) -> Result<TlsListeners, Vec<Diagnostic>> {
     let mut all = TlsListeners::new();
     let mut findings = Vec::new();
     for https in &settings.listen.https {
-        let (made, unusable) = server_tls(&https.tls, before.get(&https.name));
+        let (made, unusable) = server_tls(&https.tls, before.get(&https.name), acme);
         findings.extend(unusable.iter().map(unusable_file));
         all.extend(made.map(|made| (Arc::clone(&https.name), made)));
     }
@@ -200,6 +205,7 @@ pub fn snapshot(
         auth_generation: world.keys_generation(),
         states_clients: settings.services.iter().any(|service| service.proxy_protocol.is_some()),
         tls: world.tls.iter().map(|(name, tls)| (Arc::clone(name), Arc::clone(&tls.listener))).collect(),
+        answers: world.acme.state().answers.clone(),
         table,
     }
 }

@@ -3,6 +3,7 @@
 //! Each file of this room has one part of the format: the struct, the table of its keys, and its reader, which uses the
 //! tools of [`syntax`](crate::syntax). Defaults are in `resolve::defaults`.
 
+pub(crate) mod acme;
 pub(crate) mod auto_routes;
 pub(crate) mod consul;
 pub(crate) mod destination;
@@ -292,6 +293,9 @@ pub(crate) fn maps() -> Vec<&'static Known> {
         &listeners::HTTP,
         &https::HTTPS,
         &https::CERTIFICATE,
+        &acme::ACME,
+        &acme::STORAGE,
+        &acme::EXTERNAL_ACCOUNT,
         &http2::HTTP2,
         &consul::CONSUL,
         &auto_routes::AUTO_ROUTES,

@@ -5,6 +5,7 @@
 //! replace, maps merge by key, lists replace. Resolving goes on after an error, so that all errors are found; its
 //! result is then incomplete, and the caller drops it.
 
+mod acme;
 pub(super) mod defaults;
 pub(super) mod files;
 mod https;
@@ -78,6 +79,7 @@ pub(super) fn resolve(
     let routes = routes.settings;
     let services = services.settings;
     let needs_consul = auto_routes.is_some()
+        || file.listen.https.iter().flat_map(|https| &https.acme).any(|acme| acme.consul.is_some())
         || services.iter().any(|service| matches!(service.source, EndpointSource::Consul(_)));
     if env.connection().is_some() {
         listen::refuse_connection(&file.consul, sink);

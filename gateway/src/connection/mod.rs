@@ -40,7 +40,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{HandshakeKind, server::Acceptor};
 use rustls_pki_types::CertificateDer;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _},
     net::TcpStream,
 };
 use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
@@ -48,8 +48,8 @@ use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 use self::{observed::Observed, report::Failure, transport::Transport};
 use crate::{
     admission::{self, Scheme},
-    certificate::{ListenerTls, client::CertificateFacts, handshake::TlsHandshake},
-    downstream::{ConnectionState, Phase},
+    certificate::{ListenerTls, client::CertificateFacts, handshake::TlsHandshake, validation},
+    downstream::{CERTIFICATE_AWAITED, ConnectionState, Phase},
     file_account::Place,
     listen::{ListenSettings, Listener},
     metrics::Connections,
@@ -222,7 +222,12 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     // Boxed, so that the room for it is given back after the handshake.
     let handshake = Box::pin(shake_hands(&tls, stream));
     let Some(stream) = until_killed(&context.state, handshake).await else { return Ok(()) };
-    let stream = stream.map_err(|error| Failure { reason: "tls_handshake", detail: error.to_string() })?;
+    let mut stream = stream?;
+    if stream.get_ref().1.alpn_protocol() == Some(validation::PROTOCOL) {
+        // RFC 8737 §3: the authority has seen the certificate, and no data follows.
+        let _ = until_killed(&context.state, stream.shutdown()).await;
+        return Ok(());
+    }
     let session = stream.get_ref().1;
     let is_resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
     count_handshake(&context.worker.metrics.connections, is_resumed);
@@ -243,14 +248,30 @@ async fn serve_tls(stream: TcpStream, context: &Rc<ConnectionContext>) -> Result
     http1::serve(transport, context).await
 }
 
-/// The handshake. Where it depends on the client's name whether the client proves who it is, the name is read first.
-async fn shake_hands(tls: &ListenerTls, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-    if let Some(config) = tls.only_config() {
-        return TlsAcceptor::from(Arc::clone(config)).accept(stream).await;
+/// The handshake. Where it depends on the client's name whether the client proves who it is, the name is read first; also while an
+/// authority is about to verify a host, or a certificate is awaited.
+async fn shake_hands(tls: &ListenerTls, stream: TcpStream) -> Result<TlsStream<TcpStream>, Failure> {
+    let failed = |error: io::Error| Failure { reason: "tls_handshake", detail: error.to_string() };
+    let is_plain = tls.validation.is_none() && !tls.names.awaits_any();
+    if let Some(config) = tls.only_config().filter(|_| is_plain) {
+        return TlsAcceptor::from(Arc::clone(config)).accept(stream).await.map_err(failed);
     }
-    let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await?;
-    let config = tls.config_for(started.client_hello().server_name()).map(Arc::clone);
-    started.into_stream(config.ok_or(io::ErrorKind::Unsupported)?).await
+    let started = LazyConfigAcceptor::new(Acceptor::default(), stream).await.map_err(failed)?;
+    let hello = started.client_hello();
+    let name = hello.server_name();
+    let awaited = tls.names.awaits(name).then(|| Failure {
+        reason: CERTIFICATE_AWAITED,
+        detail: format!(
+            "the certificate for {} is not issued yet",
+            name.unwrap_or("a client without a name")
+        ),
+    });
+    let (config, awaited) = match tls.validation.as_ref().filter(|validation| validation.is_for(&hello)) {
+        Some(validation) => (Some(&validation.config), None),
+        None => (tls.config_for(name), awaited),
+    };
+    let Some(config) = config.map(Arc::clone) else { return Err(failed(io::ErrorKind::Unsupported.into())) };
+    started.into_stream(config).await.map_err(|error| awaited.unwrap_or_else(|| failed(error)))
 }
 
 fn count_handshake(connections: &Connections, is_resumed: bool) {

@@ -6,7 +6,7 @@
 
 use super::ConnectionContext;
 use crate::{
-    downstream::{Ended, HEADER_TIMEOUT, PROXY_PROTOCOL, PROXY_UNTRUSTED, SHED, budget},
+    downstream::{CERTIFICATE_AWAITED, Ended, HEADER_TIMEOUT, PROXY_PROTOCOL, PROXY_UNTRUSTED, SHED, budget},
     metrics::Rare,
 };
 
@@ -65,13 +65,14 @@ fn list(context: &ConnectionContext, reason: Ended, detail: &str) {
 }
 
 /// Connections that the gateway ended or could not begin. A client that leaves is not refused.
-const LISTED: [Ended; 11] = [
+const LISTED: [Ended; 12] = [
     PROXY_PROTOCOL,
     PROXY_UNTRUSTED,
     "bad_request",
     "head_too_large",
     "tls_handshake",
     "no_certificate",
+    CERTIFICATE_AWAITED,
     HEADER_TIMEOUT,
     SHED,
     budget::CONTROL_FLOOD,

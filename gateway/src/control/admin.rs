@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tower::Service as _;
 
 use super::{
-    health,
+    acme_report, health,
     keys::report,
     metrics::{Exporter, instances},
     status::Status,
@@ -106,6 +106,7 @@ fn router(admin: Arc<Admin>) -> Router {
         .route("/api/v1/refusals", get(refusals))
         .route("/api/v1/events", get(events))
         .route("/api/v1/keys", get(keys))
+        .route("/api/v1/certificates", get(certificates))
         .fallback(not_found)
         .with_state(admin)
 }
@@ -122,6 +123,7 @@ async fn readyz(State(admin): State<Arc<Admin>>, Query(query): Query<Vec<(String
     let checks = [
         ("discovery", admin.status.is_discovered()),
         ("keys", admin.status.knows_keys()),
+        ("certificates", admin.status.knows_certificates()),
         ("discovery_not_overdue", admin.status.is_fresh()),
         ("not_draining", !draining),
     ];
@@ -265,7 +267,12 @@ async fn keys(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(report::json(&admin.publisher.load(), clock::unix_now()))
 }
 
+/// `/api/v1/certificates`: certificates from ACME, with their last error and the next order.
+async fn certificates(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    Json(acme_report::json(&admin.status.acme))
+}
+
 async fn not_found() -> Response {
-    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/keys /api/v1/config /api/v1/refusals /api/v1/events\n";
+    let text = "not found; this is the admin listener: /livez /readyz /healthz /metrics /api/v1/routes /api/v1/services /api/v1/keys /api/v1/certificates /api/v1/config /api/v1/refusals /api/v1/events\n";
     (StatusCode::NOT_FOUND, text).into_response()
 }

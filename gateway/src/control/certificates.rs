@@ -12,7 +12,7 @@ use std::{
 
 use super::exposition::{Families, count};
 use crate::{
-    certificate::served::ServedNames,
+    certificate::{issued::AcmeState, served::ServedNames},
     clock,
     config::settings::Settings,
     tls::validity::{Standing, Validity},
@@ -26,6 +26,9 @@ const REVOCATIONS: &str = ".crl_file";
 
 /// The same for its OCSP responses.
 const STAPLES: &str = ".ocsp_file";
+
+/// In front of the id of a certificate that an authority has issued, in the place of its file.
+const ISSUED: &str = "acme:";
 
 const CONSUL: &str = "discovery.consul";
 
@@ -62,6 +65,7 @@ impl Certificates {
         let mut seen = HashSet::new();
         let named = files(settings).into_iter().filter(|named| seen.insert(named.clone()));
         let mut before = std::mem::take(&mut *known);
+        known.extend(before.extract_if(.., |certificate| certificate.is_issued()));
         known.extend(named.filter_map(|(listener, file)| {
             if unusable.contains(&file) {
                 let at = before.iter().position(|old| old.listener == listener && old.file == file)?;
@@ -70,6 +74,27 @@ impl Certificates {
             let validity = read(settings, &listener, &file)?;
             Some(Certificate { listener, file, validity, reported: None })
         }));
+    }
+
+    /// Takes the certificates that authorities have issued.
+    pub(super) fn learn(&self, settings: &Settings, acme: &AcmeState) {
+        let mut known = self.lock();
+        let before: Vec<_> = known.extract_if(.., |certificate| certificate.is_issued()).collect();
+        for https in &settings.listen.https {
+            let wanted = https.tls.acme.iter().flat_map(|acme| &acme.certificates);
+            for issued in wanted.filter_map(|wanted| acme.issued.get(&wanted.id)) {
+                let (listener, file) =
+                    (https.name.to_string(), PathBuf::from(format!("{ISSUED}{}", issued.id)));
+                let validity = Validity {
+                    not_before: issued.not_before,
+                    not_after: issued.not_after,
+                    name: issued.names.shown().next(),
+                };
+                let same = |old: &&Certificate| old.listener == listener && old.validity == validity;
+                let reported = before.iter().find(same).and_then(|old| old.reported);
+                known.push(Certificate { listener, file, validity, reported });
+            }
+        }
     }
 
     /// The remarks that are due at `now`, wall time since the Unix epoch.
@@ -129,6 +154,11 @@ impl Certificate {
         };
         let text = format!("{}: {} ({}) {what}", self.listener, self.name(), self.file.display());
         Some(Remark { kind, text })
+    }
+
+    /// Whether it comes from an authority and has no file.
+    fn is_issued(&self) -> bool {
+        self.file.to_str().is_some_and(|file| file.starts_with(ISSUED))
     }
 
     /// The name in the leaf; without one, the name of the file.

@@ -61,8 +61,9 @@ impl Controller {
 
     fn read_certificates(&mut self, found: &mut Found) {
         for https in &self.settings.listen.https {
+            let acme = self.world.acme.state();
             let Some(known) = self.world.tls.get_mut(&https.name) else { continue };
-            let (tls, unusable) = server_tls(&https.tls, Some(known));
+            let (tls, unusable) = server_tls(&https.tls, Some(known), acme);
             found.problems.extend(unusable.iter().map(compile::unusable_file));
             found.unusable.extend(unusable.into_iter().map(|unusable| unusable.file));
             if let Some(tls) = tls.filter(|tls| !tls.is_same(known)) {

@@ -23,7 +23,7 @@ use prometheus::{
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use super::{
-    certificates,
+    acme_report, certificates,
     declared::DeclaredReport,
     exposition::{Families, Reading, count},
     file_places,
@@ -199,6 +199,7 @@ impl Exporter {
         )
         .add_histogram(&[], &status.update_duration());
         status.certificates.families(out);
+        acme_report::families(&status.acme, out);
         certificates::staples(out, snapshot.tls.iter().map(|(_, tls)| &*tls.names));
         watches::families(out, snapshot, &status.watches());
         report::families(out, snapshot, clock::unix_now());

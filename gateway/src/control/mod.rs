@@ -4,6 +4,9 @@
 //! an [`Event`], changes the [`World`], and becomes a new snapshot for the workers. A wrong configuration never replaces one that
 //! runs.
 
+#[cfg(feature = "acme")]
+mod acme;
+mod acme_report;
 pub mod admin;
 pub mod catalog;
 pub mod certificates;
@@ -25,6 +28,8 @@ pub mod key_files;
 pub mod keys;
 pub mod metrics;
 mod new_keys;
+#[cfg(not(feature = "acme"))]
+mod no_acme;
 pub mod origin;
 mod redeclare;
 pub(crate) mod registry;
@@ -43,6 +48,10 @@ use std::{
 use millgate_registry::{FollowHandle, HttpClient, ServiceUpdate};
 use tokio::sync::{mpsc, oneshot};
 
+#[cfg(feature = "acme")]
+use self::acme::AcmeTasks;
+#[cfg(not(feature = "acme"))]
+use self::no_acme::NoTasks as AcmeTasks;
 use self::{
     catalog::CatalogFollow,
     declared::DeclaredRoutes,
@@ -115,6 +124,7 @@ struct Background {
     catalog: Option<CatalogFollow>,
     /// Learns the name of the registry's cluster, if state is kept.
     cluster: Option<ClusterFollow>,
+    acme: AcmeTasks,
 }
 
 impl Controller {
@@ -129,9 +139,11 @@ impl Controller {
             key: self.origin.follow(self.events.clone()),
             catalog: None,
             cluster: None,
+            acme: AcmeTasks::new(),
         };
         self.use_registry(&mut background);
         self.follow(&mut background);
+        self.follow_acme(&mut background);
         let started = clock::now();
         self.left_out.tell(&self.settings, &self.world, &self.status);
         self.update_readiness();
@@ -147,6 +159,7 @@ impl Controller {
                     let Some(event) = event else { return };
                     self.handle(event, &mut inbox, &mut background, &mut drain).await;
                 }
+                news = background.acme.next() => self.learn_acme(news, &background),
                 () = Drain::finish(&mut drain) => return,
                 _ = sweep.tick() => {
                     let now = clock::now();
@@ -204,6 +217,7 @@ impl Controller {
                 Event::ConfigKey(value) => self.learn_key(value, inbox, background).await,
                 Event::Drain { by, reply } => {
                     self.status.draining.store(true, Ordering::Relaxed);
+                    background.acme.stop();
                     *drain = Some(self.begin_drain(by, reply));
                 }
                 Event::Ping(reply) => _ = reply.send(()),
@@ -352,6 +366,8 @@ impl Controller {
 
     /// Ends the wait for keys: an issuer that is down must not keep routes with other providers out of service.
     fn do_without_keys(&self) {
+        // The same for a storage of certificates that is down.
+        self.status.set_certificates_known();
         if self.status.knows_keys() {
             return;
         }

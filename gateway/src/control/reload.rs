@@ -110,7 +110,7 @@ impl Controller {
         let previous = self.publisher.load();
         let table = compile::table(&loaded.settings, Some(&previous.table), &self.budget).map_err(refuse)?;
         let keys = key_files::read_keys(&loaded.settings).map_err(refuse)?;
-        let tls = compile::tls(&loaded.settings, &self.world.tls).map_err(refuse)?;
+        let tls = compile::tls(&loaded.settings, &self.world.tls, self.world.acme.state()).map_err(refuse)?;
         self.check_registry(&loaded.settings).map_err(|found| refuse(vec![found]))?;
         let tls_clients = self.world.tls_clients.prepare(&loaded.settings).map_err(refuse)?;
         let new_keys = self.fetch_new_keys(&loaded.settings, inbox, background).await.map_err(refuse)?;
@@ -137,11 +137,13 @@ impl Controller {
         self.budget.set_max(self.settings.rate_keys_max);
         self.status.set_drain(&self.settings.drain);
         self.status.certificates.read(&self.settings);
+        self.status.certificates.learn(&self.settings, self.world.acme.state());
         self.look_at_certificates();
         if old.consul != self.settings.consul {
             self.use_registry(background);
         }
         self.follow(background);
+        self.follow_acme(background);
         self.wait_for_first_word(inbox, background).await;
         self.publish_table(Arc::new(table));
         Ok(waiting)

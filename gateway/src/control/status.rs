@@ -24,15 +24,18 @@ use crate::{
     config::settings::DrainSettings,
     metrics::Histogram,
     syntax::diagnostics::{Diagnostic, Report},
+    tls::acme_report::AcmeReport,
     worker::Hint,
 };
 
 /// State that the control loop writes and the admin listener reads. No request touches it.
 pub struct Status {
-    /// Whether both of the next two are true.
+    /// Whether the next three are true.
     synced: watch::Sender<bool>,
     discovered: AtomicBool,
     keys_known: AtomicBool,
+    /// The storages of certificates from ACME were read once.
+    certificates_known: AtomicBool,
     pub draining: AtomicBool,
     /// The drain settings of the configuration in use.
     drain: Mutex<Option<DrainSettings>>,
@@ -50,6 +53,7 @@ pub struct Status {
     pub key_deleted: AtomicBool,
     pub updates: AtomicU64,
     pub certificates: Certificates,
+    pub acme: Arc<AcmeReport>,
     /// From an answer of the registry to the published snapshot.
     update_duration: Mutex<Histogram>,
 }
@@ -73,6 +77,7 @@ impl Status {
             synced: watch::channel(false).0,
             discovered: AtomicBool::new(false),
             keys_known: AtomicBool::new(false),
+            certificates_known: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             drain: Mutex::default(),
             reloads_ok: AtomicU64::new(1),
@@ -86,6 +91,7 @@ impl Status {
             overdue: AtomicBool::new(false),
             updates: AtomicU64::new(0),
             certificates: Certificates::default(),
+            acme: Arc::default(),
             update_duration: Mutex::default(),
         }
     }
@@ -98,9 +104,23 @@ impl Status {
                 known.store(true, Ordering::Relaxed);
             }
         }
-        if self.is_discovered() && self.knows_keys() {
+        self.look_whether_synced();
+    }
+
+    /// The storages of certificates were read, or the wait for them is over.
+    pub fn set_certificates_known(&self) {
+        self.certificates_known.store(true, Ordering::Relaxed);
+        self.look_whether_synced();
+    }
+
+    fn look_whether_synced(&self) {
+        if self.is_discovered() && self.knows_keys() && self.knows_certificates() {
             self.synced.send_if_modified(|synced| !std::mem::replace(synced, true));
         }
+    }
+
+    pub fn knows_certificates(&self) -> bool {
+        self.certificates_known.load(Ordering::Relaxed)
     }
 
     pub fn is_discovered(&self) -> bool {
@@ -398,6 +418,8 @@ mod tests {
         status.set_known(true, false);
         assert!(!status.is_ready(), "no keys yet");
         status.set_known(false, true);
+        assert!(!status.is_ready(), "certificates were not read yet");
+        status.set_certificates_known();
         assert!(status.is_ready());
         status.overdue.store(true, Ordering::Relaxed);
         assert!(!status.is_ready());

@@ -25,6 +25,8 @@ pub(crate) type Ended = &'static str;
 pub(crate) const HEADER_TIMEOUT: Ended = "header_timeout";
 /// The connection was closed before the end of a request head, because another client needed its place.
 pub(crate) const SHED: Ended = "shed";
+/// The client asked for a name whose certificate is not issued yet.
+pub(crate) const CERTIFICATE_AWAITED: Ended = "certificate_awaited";
 /// A trusted proxy sent no valid header of the PROXY protocol.
 pub(crate) const PROXY_PROTOCOL: Ended = "proxy_protocol";
 /// A peer that is not trusted came to a listener where each connection must begin with such a header.

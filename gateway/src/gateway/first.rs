@@ -6,6 +6,7 @@ use std::{collections::HashMap, path::Path, sync::Arc, time::SystemTime};
 use millgate_registry::{LastKnownGood, RegistryIdentity};
 
 use crate::{
+    certificate::issued::AcmeState,
     clock,
     compile::{self, TlsListeners},
     config::{load::Loaded, settings::Settings},
@@ -90,7 +91,7 @@ pub(crate) fn first_snapshot(
     if declared.accepted() > 0 {
         table = compile::table(&settings, None, budget).map_err(refuse)?;
     }
-    let tls = compile::tls(&settings, &TlsListeners::new()).map_err(refuse)?;
+    let tls = compile::tls(&settings, &TlsListeners::new(), &AcmeState::default()).map_err(refuse)?;
     let tls_clients = TlsClients::default().prepare(&loaded.settings).map_err(refuse)?;
     let mut world = World::default();
     world.tls = tls;

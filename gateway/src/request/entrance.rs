@@ -11,7 +11,7 @@ use super::{
     error::Error,
     exchange::Exchange,
     readings,
-    reply::{no_content, options_reply, redirection},
+    reply::{challenge_reply, no_content, options_reply, redirection},
 };
 use crate::{
     admission::{self, Admission, Admitted, Oddities, Refusal, Scheme},
@@ -27,7 +27,8 @@ use crate::{
 pub(super) enum Entrance {
     /// The request gets a route.
     Open(Admitted),
-    /// The request is answered at once: `OPTIONS *`, or a redirect of a cleartext request to HTTPS.
+    /// The request is answered at once: `OPTIONS *`, the question of an authority that verifies a host, or a redirect of a cleartext
+    /// request to HTTPS.
     Answered(Response<Bytes>),
 }
 
@@ -54,6 +55,13 @@ pub(super) fn admit(
                 last.clone_into(&mut connection.worker.last_authority.borrow_mut());
             }
             exchange.admitted(&admitted);
+            // One comparison with `None`, unless an authority is about to verify a host.
+            if let Some(answers) = &snapshot.shared.answers
+                && let Some(response) =
+                    challenge_reply(answers, &parts.method, (connection.listener(), &admitted))
+            {
+                return Ok(Entrance::Answered(response));
+            }
             match snapshot.shared.table.listen.redirect_of(&connection.listener().name) {
                 Some(port) if !came_over_tls(&admitted, &parts.headers, is_trusted) => {
                     let location = redirect::to_https(admitted.host(), port, admitted.target());

@@ -12,9 +12,11 @@ use super::{
     tunnel::{Tunnel, TunnelRequest},
 };
 use crate::{
-    admission::{self, Admitted},
+    admission::{self, Admitted, Scheme},
     body::ClientBody,
+    certificate::issued::HttpAnswers,
     headers,
+    listen::Listener,
     message::names,
     metrics::Rare,
     policy::redirect::Redirect,
@@ -159,6 +161,23 @@ pub(super) fn options_reply() -> Response<Bytes> {
     let mut response = no_content();
     response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(admission::ALLOW));
     response
+}
+
+/// The answer to an authority that verifies a host (RFC 8555 §8.3): to a pending token, in cleartext. `None`: the request goes its usual
+/// way, so a service that orders certificates itself still answers for its own tokens, and nothing of a request is repeated.
+pub(super) fn challenge_reply(
+    answers: &HttpAnswers,
+    method: &Method,
+    (listener, admitted): (&Listener, &Admitted),
+) -> Option<Response<Bytes>> {
+    let is_read = matches!(*method, Method::GET | Method::HEAD);
+    let token = admitted.path().strip_prefix("/.well-known/acme-challenge/")?;
+    let body = answers.get(token).filter(|_| is_read && listener.scheme == Scheme::Http)?;
+    let mut response = Response::new(body.clone());
+    let kind = HeaderValue::from_static("application/octet-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Some(response)
 }
 
 pub(super) fn no_content() -> Response<Bytes> {

@@ -17,7 +17,7 @@ use crate::{
     access_log::AccessLogSettings,
     admission::AdmissionLimits,
     auth::provider::{HeldKeys, Provider},
-    certificate::ListenerTls,
+    certificate::{ListenerTls, issued::HttpAnswers},
     listen::ListenSettings,
     message::GuardedNames,
     policy::{
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub states_clients: bool,
     /// By the name of the listener.
     pub tls: Vec<(Arc<str>, Arc<ListenerTls>)>,
+    /// Answers to an authority that is about to verify hosts by requests. `None`: no request is looked at.
+    pub answers: Option<Arc<HttpAnswers>>,
 }
 
 impl Snapshot {

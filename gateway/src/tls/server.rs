@@ -28,6 +28,7 @@ use crate::{
     bounded_file,
     certificate::{
         ListenerTls,
+        issued::{AcmeState, ListenerAcme},
         names::CertifiedNames,
         served::{Served, ServedNames, Staple},
         settings::{CertificateSettings, ClientAuth, TlsSettings, TlsVersion, UnknownNames},
@@ -48,6 +49,8 @@ pub struct ServerTls {
 #[derive(Debug, Clone)]
 struct Parts {
     pairs: Vec<Pair>,
+    /// What ACME has brought.
+    acme: ListenerAcme,
     clients: Option<Clients>,
     /// For each way in which clients are asked for certificates.
     tickets: Vec<(ClientAuth, Tickets)>,
@@ -61,17 +64,19 @@ struct Pair {
     served: Served,
 }
 
-/// Reads the files of a listener, and makes its configuration. Where a file cannot be used, the content of `before` is taken, and the
+/// Reads the files of a listener, and makes its configuration with the certificates of `acme`. Where a file cannot be used, the content of `before` is taken, and the
 /// fault is returned beside. `None`: `before` has no content for such a file.
 pub fn server_tls(
     settings: &TlsSettings,
     before: Option<&ServerTls>,
+    acme: &AcmeState,
 ) -> (Option<ServerTls>, Vec<UnusableTls>) {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut unusable = Vec::new();
-    let Some(parts) = Parts::read(settings, before, &provider, &mut unusable) else {
+    let Some(mut parts) = Parts::read(settings, before, &provider, &mut unusable) else {
         return (None, unusable);
     };
+    parts.acme = ListenerAcme::of(settings.acme.as_ref(), acme);
     if let Some(before) = before.filter(|before| before.is_made_of(settings, &parts)) {
         // Places in the file may have moved.
         return (Some(ServerTls { settings: settings.clone(), ..before.clone() }), unusable);
@@ -124,7 +129,7 @@ impl Parts {
             Some((client_auth, Self::read_tickets(settings, (client_auth, context), before, unusable)?))
         });
         let tickets = tickets.collect::<Option<_>>()?;
-        Some(Self { pairs, clients, tickets })
+        Some(Self { pairs, acme: ListenerAcme::default(), clients, tickets })
     }
 
     fn read_tickets(
@@ -160,15 +165,23 @@ impl ServerTls {
         provider: &Arc<CryptoProvider>,
     ) -> Result<Self, rustls::Error> {
         let certificates = settings.certificates.iter().zip(&parts.pairs);
-        let served: Vec<Served> = certificates
+        let mut served: Vec<Served> = certificates
             .map(|(known, pair)| Served { client_auth: known.client_auth, ..pair.served.clone() })
             .collect();
+        let client_auth = settings.acme.as_ref().map(|acme| acme.client_auth).unwrap_or_default();
+        served.extend(parts.acme.issued.iter().map(|issued| Served {
+            key: Arc::clone(&issued.key),
+            names: Arc::clone(&issued.names),
+            staple: Staple::None,
+            client_auth,
+        }));
         let default = settings.certificates.iter().position(|certificate| certificate.is_default);
         let default = match settings.unknown_names {
-            UnknownNames::Default => Some(default.unwrap_or_default()),
+            // Without a certificate from a file, the first one that was issued.
+            UnknownNames::Default => default.or(Some(0)).filter(|at| *at < served.len()),
             UnknownNames::Refuse => None,
         };
-        let names = Arc::new(ServedNames::new(&served, default));
+        let names = Arc::new(ServedNames::with_awaited(&served, default, &parts.acme.awaited));
         let config = |(client_auth, tickets): &(ClientAuth, Tickets)| {
             let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
                 .with_protocol_versions(versions(settings.min_version))?
@@ -182,8 +195,23 @@ impl ServerTls {
         };
         let configs = parts.tickets.iter().map(config).collect::<Result<_, rustls::Error>>()?;
         let clients = parts.clients.as_ref().map_or(0, Clients::id);
-        let listener = Arc::new(ListenerTls { configs, names, clients });
+        let listener =
+            Arc::new(ListenerTls { configs, names, clients, validation: parts.acme.validation.clone() });
         Ok(Self { listener, settings: settings.clone(), parts })
+    }
+
+    /// The same listener with what ACME has brought by now. Files are not read.
+    #[must_use]
+    pub fn with_acme(&self, acme: &AcmeState) -> Self {
+        let acme = ListenerAcme::of(self.settings.acme.as_ref(), acme);
+        if acme.is_same(&self.parts.acme) {
+            return self.clone();
+        }
+        let parts = Parts { acme, ..self.parts.clone() };
+        Self::new(&self.settings, parts, &Arc::new(aws_lc_rs::default_provider())).unwrap_or_else(|error| {
+            tracing::error!(%error, "TLS cannot be set up with new certificates; those from before stay in use");
+            self.clone()
+        })
     }
 
     /// The certificates by their files.
@@ -200,6 +228,7 @@ impl ServerTls {
             |parts: &Parts| parts.tickets.iter().map(|(_, tickets)| tickets.context).collect::<Vec<_>>();
         without_places(&self.settings) == without_places(settings)
             && contexts(&self.parts) == contexts(parts)
+            && self.parts.acme.is_same(&parts.acme)
             && self.parts.pairs.len() == parts.pairs.len()
             && pairs.into_iter().all(|(known, pair)| known.fingerprint == pair.fingerprint)
     }
@@ -243,6 +272,7 @@ impl Pair {
 /// The ways in which clients of a listener are asked for certificates, each once.
 fn asked(settings: &TlsSettings) -> Vec<ClientAuth> {
     let mut asked: Vec<_> = settings.certificates.iter().map(|certificate| certificate.client_auth).collect();
+    asked.extend(settings.acme.iter().map(|acme| acme.client_auth));
     asked.sort_unstable();
     asked.dedup();
     asked
@@ -312,6 +342,7 @@ mod tests {
         TlsSettings {
             certificates: certificates.collect(),
             unknown_names: UnknownNames::Default,
+            acme: None,
             min_version: TlsVersion::Tls12,
             clients: None,
             ticket_keys_file: None,
@@ -320,7 +351,7 @@ mod tests {
     }
 
     fn fault(cert: &Path, key: &Path) -> String {
-        let (made, unusable) = server_tls(&settings(&[(cert, key)]), None);
+        let (made, unusable) = server_tls(&settings(&[(cert, key)]), None, &AcmeState::default());
         assert!(made.is_none());
         unusable[0].error.to_string()
     }
@@ -331,7 +362,7 @@ mod tests {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let cert = write(&dir, "cert.pem", &made.cert.pem());
         let key = write(&dir, "key.pem", &made.signing_key.serialize_pem());
-        let (tls, unusable) = server_tls(&settings(&[(&cert, &key)]), None);
+        let (tls, unusable) = server_tls(&settings(&[(&cert, &key)]), None, &AcmeState::default());
         let tls = tls.unwrap();
         let config = tls.listener.only_config().unwrap();
         assert!(unusable.is_empty());
@@ -370,12 +401,12 @@ mod tests {
         };
         let (a, b) = (pair("a"), pair("b"));
         let settings = settings(&[(&a.0, &a.1), (&b.0, &b.1)]);
-        let first = server_tls(&settings, None).0.unwrap();
-        let same = server_tls(&settings, Some(&first)).0.unwrap();
+        let first = server_tls(&settings, None, &AcmeState::default()).0.unwrap();
+        let same = server_tls(&settings, Some(&first), &AcmeState::default()).0.unwrap();
         assert!(same.is_same(&first), "sessions can be resumed");
         pair("a");
         write(&dir, "b.key", "no key");
-        let (second, unusable) = server_tls(&settings, Some(&first));
+        let (second, unusable) = server_tls(&settings, Some(&first), &AcmeState::default());
         let second = second.unwrap();
         let keys = |tls: &ServerTls| {
             tls.parts.pairs.iter().map(|pair| Arc::clone(&pair.served.key)).collect::<Vec<_>>()
@@ -384,6 +415,6 @@ mod tests {
         assert!(!Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
         assert_eq!(unusable.iter().map(|one| &one.file).collect::<Vec<_>>(), [&b.0]);
         // What stays is in use until the file can be used again.
-        assert!(server_tls(&settings, Some(&second)).0.unwrap().is_same(&second));
+        assert!(server_tls(&settings, Some(&second), &AcmeState::default()).0.unwrap().is_same(&second));
     }
 }

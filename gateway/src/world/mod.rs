@@ -3,6 +3,7 @@
 //! Each value is stored under the request that it belongs to, and removed when the settings no longer make that request. This
 //! matters most for keys, which must never verify a token for another source than their own.
 
+pub mod acme;
 pub mod failover;
 pub mod selection;
 pub mod tls_clients;
@@ -18,6 +19,7 @@ use std::{
 use millgate_registry::{Instance, WatchTarget};
 
 use self::{
+    acme::AcmeWorld,
     failover::{Failover, Moved},
     tls_clients::TlsClients,
 };
@@ -48,6 +50,7 @@ pub struct World {
     /// Of `listen.https`, by the names of the listeners.
     pub tls: BTreeMap<Arc<str>, ServerTls>,
     pub tls_clients: TlsClients,
+    pub acme: AcmeWorld,
     keys: HashMap<Arc<str>, ProviderKeys>,
     keys_generation: u64,
     /// Desks of the providers whose keys are fetched.

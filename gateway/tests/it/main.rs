@@ -3,6 +3,8 @@
 
 mod support;
 
+mod acme;
+mod acme_shared;
 mod admin;
 mod admin_limits;
 mod allocations;

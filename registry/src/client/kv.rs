@@ -1,4 +1,6 @@
-//! `/v1/kv`: reads, writes and deletes one key at a time.
+//! `/v1/kv`: reads, writes and deletes one key at a time, and reads all keys with a prefix.
+
+use std::collections::BTreeMap;
 
 use base64::Engine;
 use bytes::Bytes;
@@ -16,7 +18,34 @@ pub struct KeyValue {
     pub index: Option<u64>,
 }
 
+/// The keys with a prefix and the index at which they were read (see [`Client::kv_list`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyValues {
+    /// Values by their full keys.
+    pub values: BTreeMap<String, Bytes>,
+    /// As [`KeyValue::index`].
+    pub index: Option<u64>,
+}
+
 impl Client {
+    /// Reads all keys that begin with `prefix`, blocking if `options` has an index: `GET /v1/kv/:prefix?recurse`. Keys that the
+    /// ACL token may not read are left out, as Consul does.
+    pub async fn kv_list(&self, prefix: &str, options: &QueryOptions) -> Result<KeyValues, ClientError> {
+        let query = self.query(options).replacen('?', "&", 1);
+        let path = format!("/v1/kv/{}?recurse{query}", encode(prefix));
+        let Reading { call, index, body, .. } = self.read_path(path, options).await?;
+        let Some(body) = body else { return Ok(KeyValues { values: BTreeMap::new(), index }) };
+        let malformed = |detail: String| ClientError::Malformed { call: call.clone(), detail };
+        let pairs: Vec<KvPair> =
+            serde_json::from_slice(&body).map_err(|error| malformed(error.to_string()))?;
+        let mut values = BTreeMap::new();
+        for pair in pairs {
+            let value = base64::engine::general_purpose::STANDARD.decode(pair.value.unwrap_or_default());
+            values.insert(pair.key, value.map_err(|error| malformed(error.to_string()))?.into());
+        }
+        Ok(KeyValues { values, index })
+    }
+
     /// Reads a key, blocking if `options` has an index: `GET /v1/kv/:key`. A key that does not exist is not an error.
     pub async fn kv_read(&self, key: &str, options: &QueryOptions) -> Result<KeyValue, ClientError> {
         let Reading { call, index, body, .. } =

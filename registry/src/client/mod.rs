@@ -18,6 +18,7 @@ mod kv;
 mod lease;
 mod query;
 mod registration;
+mod session;
 mod token;
 
 use std::collections::BTreeMap;
@@ -45,7 +46,7 @@ pub use catalog::Catalog;
 pub use config::ClientConfig;
 pub(crate) use crowd::{Crowd, Member, Services};
 pub use error::ClientError;
-pub use kv::KeyValue;
+pub use kv::{KeyValue, KeyValues};
 pub use lease::Lease;
 pub use query::{Consistency, QueryOptions};
 pub use registration::{Probe, ServiceRegistration};
@@ -243,7 +244,11 @@ impl Client {
 
     /// Makes one blocking or plain read. A 404 with an index is an answer: a key that does not exist can be waited for.
     pub(crate) async fn read_at(&self, path: &str, options: &QueryOptions) -> Result<Reading, ClientError> {
-        let path = format!("{path}{}", self.query(options));
+        self.read_path(format!("{path}{}", self.query(options)), options).await
+    }
+
+    /// As [`Client::read_at`], for a path that has its query already.
+    async fn read_path(&self, path: String, options: &QueryOptions) -> Result<Reading, ClientError> {
         let call = describe(&Method::GET, &path);
         let response = self.send(&Method::GET, &path, Bytes::new(), options.deadline()).await?;
         if !response.status.is_success() && response.status != StatusCode::NOT_FOUND {

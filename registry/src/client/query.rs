@@ -50,6 +50,11 @@ impl QueryOptions {
 }
 
 impl Client {
+    /// The query string of a write: the client's datacenter, if it has one.
+    pub(crate) fn own_datacenter(&self) -> String {
+        self.query(&QueryOptions { consistency: Consistency::Leader, ..QueryOptions::default() })
+    }
+
     /// The query string of a read with these options; empty if all of them have their defaults.
     pub(crate) fn query(&self, options: &QueryOptions) -> String {
         let mut pairs: Vec<String> = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::acme::Acme;
 use super::listeners::{address, listener_name, proxy_protocol};
 use crate::{
     certificate::settings::{CertificateField, ClientAuth, TlsVersion, UnknownNames},
@@ -22,6 +23,7 @@ pub(crate) struct Https {
     pub(crate) bind: Option<At<SocketAddr>>,
     /// The certificate of `cert_file` and `key_file`, then those of `certificates`.
     pub(crate) certificates: Vec<Certificate>,
+    pub(crate) acme: Option<Acme>,
     pub(crate) unknown_names: Option<At<UnknownNames>>,
     pub(crate) min_version: Option<TlsVersion>,
     pub(crate) client_auth: Option<At<ClientAuth>>,
@@ -54,7 +56,8 @@ impl Https {
         let list = fields.get("certificates");
         let has_own = ["cert_file", "key_file", "ocsp_file"].iter().any(|name| fields.get(name).is_some());
         let mut certificates = Vec::new();
-        if has_own || list.is_none() {
+        let acme = fields.get("acme");
+        if has_own || (list.is_none() && acme.is_none()) {
             let own = Certificate::read(&fields, sink);
             certificates.push(Certificate { is_default: None, client_auth: None, span: node.span, ..own });
         }
@@ -80,6 +83,7 @@ impl Https {
             proxy_protocol: fields.value("proxy_protocol", sink, proxy_protocol),
             bind: fields.value("bind", sink, address),
             certificates,
+            acme: acme.and_then(|node| Acme::read(node, sink)),
             unknown_names: fields.value("unknown_names", sink, |text| {
                 choice(text, &[("default", UnknownNames::Default), ("refuse", UnknownNames::Refuse)], &[])
             }),
@@ -144,6 +148,7 @@ pub(crate) static HTTPS: Known = Known {
         "key_file",
         "ocsp_file",
         "certificates",
+        "acme",
         "unknown_names",
         "min_version",
         "client_auth",
@@ -152,7 +157,7 @@ pub(crate) static HTTPS: Known = Known {
         "client_cert_header",
         "ticket_keys_file",
     ],
-    later: &["acme"],
+    later: &[],
 };
 pub(crate) static CERTIFICATE: Known = Known {
     what: "a certificate of `listen.https`",

@@ -7,7 +7,7 @@ use std::{
 
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 
-use super::{files::Files, listeners::TlsListener};
+use super::{acme, files::Files, listeners::TlsListener};
 use crate::{
     auth::settings::{KeySource, ProviderSettings},
     certificate::{
@@ -45,8 +45,7 @@ pub(super) fn resolve_https(
     let asked = raw.client_auth.as_ref().map(|at| at.value);
     let asked =
         asked.unwrap_or(if raw.client_ca_file.is_some() { ClientAuth::Required } else { ClientAuth::Off });
-    let mut certificates = Vec::new();
-    let mut found = Vec::new();
+    let (mut certificates, mut found, mut of_files) = (Vec::new(), Vec::new(), Vec::new());
     for (at, certificate) in raw.certificates.iter().enumerate() {
         let cert =
             certificate.cert_file.as_ref().and_then(|name| files.certificate(name, "certificate", sink));
@@ -56,8 +55,9 @@ pub(super) fn resolve_https(
         let client_auth = certificate.client_auth.as_ref().map_or(asked, |at| at.value);
         let is_default = at == default && unknown_names == UnknownNames::Default;
         let span = certificate.cert_file.as_ref().map_or(certificate.span, |name| name.span);
+        let names = CertifiedNames::of_pem(&cert.bytes);
+        of_files.extend(names.clone().map(|names| (names, span)));
         if raw.certificates.len() > 1 || unknown_names == UnknownNames::Refuse {
-            let names = CertifiedNames::of_pem(&cert.bytes);
             found.extend(names.map(|names| FoundNames { names, is_default, client_auth, span }));
         }
         let ocsp = certificate.ocsp_file.as_ref().map(|name| response(name, &cert.bytes, files, sink));
@@ -71,12 +71,14 @@ pub(super) fn resolve_https(
         });
     }
     report_hidden(&found, sink);
-    let is_whole = certificates.len() == raw.certificates.len();
+    let issued = raw.acme.as_ref().map(|acme| acme::resolve(acme, asked, &of_files, files, sink));
+    let is_whole = certificates.len() == raw.certificates.len() && !matches!(issued, Some(None));
     let clients = clients(raw, asked, files, sink);
     let tickets = raw.ticket_keys_file.as_ref();
     let tickets = tickets.and_then(|name| files.readable(name, "keys of session tickets", sink));
     let tls = TlsSettings {
         certificates,
+        acme: issued.flatten(),
         unknown_names,
         min_version: raw.min_version.unwrap_or_default(),
         clients,

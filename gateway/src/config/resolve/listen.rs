@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use millgate_registry::{ClientConfig, TlsOptions};
 
-use super::{defaults::Defaults, files::Files, https::resolve_https, listeners::Listeners, no_effect};
+use super::{acme, defaults::Defaults, files::Files, https::resolve_https, listeners::Listeners, no_effect};
 use crate::{
     config::{
         raw::{
@@ -31,6 +31,9 @@ pub(super) fn resolve(
 ) -> ListenSettings {
     no_effect::report_wide_trust(&raw.trusted_proxies, sink);
     let defaults = &defaults.listen;
+    for acme in raw.https.iter().filter_map(|https| https.acme.as_ref()) {
+        acme::report_unanswerable(acme, !listeners.http.is_empty(), sink);
+    }
     let https = raw.https.iter().zip(listeners.https);
     ListenSettings {
         http: listeners.http,

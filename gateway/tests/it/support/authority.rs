@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
+    DnType, ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, PublicKeyData, RevokedCertParams, SanType,
     SignatureAlgorithm,
 };
 use rustls::{
@@ -92,6 +92,11 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         list.signed_by(&self.0).unwrap().pem().unwrap()
+    }
+
+    /// Certifies a key that somebody else has. The certificate and this authority's, as PEM.
+    pub(crate) fn issue(&self, params: &CertificateParams, key: &impl PublicKeyData) -> String {
+        format!("{}{}", params.signed_by(key, &self.0).unwrap().pem(), self.pem())
     }
 
     fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Certified {

@@ -1,5 +1,6 @@
 //! Real gateways, backends and clients on free ports.
 
+pub(crate) mod acme;
 pub(crate) mod authority;
 pub(crate) mod backend;
 pub(crate) mod client;

@@ -40,6 +40,7 @@ const GATEWAY: House = House {
         &["compile"],
         &["world"],
         &["config"],
+        &["acme"],
         &["tls", "token", "worker_thread"],
         &["connection"],
         &["request"],

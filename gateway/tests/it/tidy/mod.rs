@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// What is not the data plane, relative to `gateway/src`; every other file is, and must follow the rules of the request path.
 /// Each row has its reason.
-const NOT_DATA_PLANE: [(&str, &str); 20] = [
+const NOT_DATA_PLANE: [(&str, &str); 22] = [
+    ("acme/", "orders certificates, in tasks beside the control loop"),
     ("auto_routes/", "runs in the control loop, when a catalog changes"),
     ("bounded_file.rs", "reads files for the control plane, from its own thread"),
     ("cli/", "the command, beside or before a gateway"),
@@ -27,6 +28,7 @@ const NOT_DATA_PLANE: [(&str, &str); 20] = [
     ("router/pattern.rs", "reads patterns of the configuration, at start and at a reload"),
     ("syntax/", "reads the configuration, at start and at a reload"),
     ("testing.rs", "not a part of the product"),
+    ("tls/acme_report.rs", "tasks beside the control loop write it, the admin listener reads it"),
     ("tls.rs", "reads certificates, at start and at a reload"),
     ("token.rs", "the command `token`"),
     ("upstream/protocol/differential.rs", "not a part of the product"),
