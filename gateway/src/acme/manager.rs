@@ -1,21 +1,21 @@
 //! The task of one authority: it follows the storage, tells the control loop what there is, and orders what is due.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use bytes::Bytes;
 use millgate_registry::{Client, HttpClient, HttpOptions, TlsOptions};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
     News, certificate,
     client::AuthorityClient,
+    copy::LocalCopy,
     failure::{FailureKind, OrderFailure},
     order,
     pending::{Challenge, Pending},
-    schedule,
-    store::{Items, Store, consul::ConsulStore, folder::Folder},
+    schedule::{self, PastFailures},
+    store::{CERTIFICATE, Items, Store, consul::ConsulStore, folder::Folder},
 };
 use crate::{
     certificate::{
@@ -31,6 +31,8 @@ pub(super) struct Manager {
     authority: AcmeAuthority,
     wanted: Vec<Wanted>,
     store: Store,
+    /// The copy of a storage in Consul, for a start while that is away.
+    copy: Option<LocalCopy>,
     /// The storage in messages.
     place: String,
     http: HttpClient,
@@ -47,22 +49,11 @@ pub(super) struct Manager {
     not_before: Duration,
 }
 
-/// The failures of a certificate since its last success, as the storage has them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Attempts {
-    failures: u32,
-    /// Wall time in seconds since 1970.
-    at: u64,
-    next: u64,
-    kind: FailureKind,
-    error: String,
-}
-
 impl Manager {
     pub(super) fn new(
         authority: AcmeAuthority,
         wanted: Vec<Wanted>,
-        consul: Option<&Client>,
+        (consul, copy): (Option<&Client>, Option<PathBuf>),
         (news, report): (mpsc::Sender<News>, Arc<AcmeReport>),
     ) -> Result<Self, String> {
         let (store, place) = match &authority.storage {
@@ -72,6 +63,7 @@ impl Manager {
                 (Store::Consul(ConsulStore::new(client, prefix)), format!("consul:{prefix}"))
             }
         };
+        let copy = copy.filter(|_| matches!(store, Store::Consul(_))).map(|path| LocalCopy::new(&path));
         let tls = TlsOptions { ca_file: authority.ca_file.clone(), ..TlsOptions::default() };
         let http = HttpClient::new(&HttpOptions { tls }).map_err(|error| error.to_string())?;
         for one in &wanted {
@@ -84,6 +76,7 @@ impl Manager {
             authority,
             wanted,
             store,
+            copy,
             place,
             http,
             news,
@@ -99,6 +92,13 @@ impl Manager {
     /// Runs until the task is dropped, or the control loop ends.
     pub(super) async fn run(mut self) {
         let first = self.store.read().await;
+        if first.is_err()
+            && let Some(copy) = &mut self.copy
+            && let Some(items) = copy.recall().await
+        {
+            self.items = items;
+            self.tell().await;
+        }
         self.take(first).await;
         loop {
             let now = clock::unix_now();
@@ -109,7 +109,7 @@ impl Manager {
                 changed = self.store.changed() => self.take(changed).await,
                 () = tokio::time::sleep(sleep) => match wanted {
                     Some(wanted) if due <= clock::unix_now() => self.attempt(&wanted).await,
-                    _ => self.tell().await,
+                    _ => _ = self.tell().await,
                 }
             }
             if self.news.is_closed() {
@@ -126,7 +126,12 @@ impl Manager {
                     tracing::info!(storage = self.place, "the storage of ACME can be read again");
                 }
                 self.items = items;
-                self.tell().await;
+                if self.tell().await
+                    && let Some(copy) = &mut self.copy
+                {
+                    let values = self.issued.iter().map(|(id, (value, _))| (Arc::clone(id), value.clone()));
+                    copy.keep(values.collect()).await;
+                }
             }
             Err(error) => {
                 if self.report.storage(&self.place, Some(&error)) {
@@ -137,8 +142,8 @@ impl Manager {
         }
     }
 
-    /// Reads the values, and tells the control loop if there is news.
-    async fn tell(&mut self) {
+    /// Reads the values, and tells the control loop if there is news. Returns whether there was.
+    async fn tell(&mut self) -> bool {
         for wanted in &self.wanted {
             let Some(bytes) = self.items.get(&item(wanted, CERTIFICATE)) else { continue };
             let is_known = self.issued.get(&wanted.id).is_some_and(|(known, _)| known == bytes)
@@ -164,7 +169,7 @@ impl Manager {
             self.wanted.iter().filter_map(|wanted| Some(self.issued.get(&wanted.id)?.0.clone())).collect();
         let told = Some((values, pending));
         if self.told == told {
-            return;
+            return false;
         }
         let mut part = AcmePart::default();
         let issued = self.issued.iter().map(|(id, (_, issued))| (Arc::clone(id), Arc::clone(issued)));
@@ -177,6 +182,7 @@ impl Manager {
         if self.news.send(news).await.is_ok() && is_published.await.is_ok() {
             self.told = told;
         }
+        true
     }
 
     /// The challenges in the storage, of any gateway.
@@ -185,7 +191,7 @@ impl Manager {
         values.filter_map(|(_, value)| serde_json::from_slice(value).ok())
     }
 
-    fn attempts(&self, wanted: &Wanted) -> Option<Attempts> {
+    fn attempts(&self, wanted: &Wanted) -> Option<PastFailures> {
         serde_json::from_slice(self.items.get(&item(wanted, ATTEMPTS))?).ok()
     }
 
@@ -326,7 +332,7 @@ impl Manager {
             failure.text,
             shown(pause)
         );
-        let attempts = Attempts {
+        let attempts = PastFailures {
             failures,
             at: now.as_secs(),
             next: (now + pause).as_secs(),
@@ -375,7 +381,6 @@ fn shown(time: Duration) -> humantime::FormattedDuration {
 }
 
 /// The ends of names in the storage.
-const CERTIFICATE: &str = ".pem";
 const ATTEMPTS: &str = ".attempts.json";
 const CHALLENGES: &str = ".challenges.json";
 /// The result of an order in the metric.

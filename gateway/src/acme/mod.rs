@@ -15,6 +15,7 @@
 
 mod certificate;
 mod client;
+mod copy;
 mod failure;
 mod manager;
 mod order;
@@ -22,7 +23,7 @@ mod pending;
 mod schedule;
 mod store;
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use millgate_registry::Client;
 use tokio::{
@@ -55,17 +56,18 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Starts the task on the current runtime. `consul` is the registry's client, for a storage in Consul.
+    /// Starts the task on the current runtime. `consul` is the registry's client, for a storage in Consul, and `copy` the
+    /// folder in which certificates from there are kept for a start without it.
     ///
     /// # Errors
     /// A file cannot be used, or there is no registry.
     pub(crate) fn start(
         authority: AcmeAuthority,
         wanted: Vec<Wanted>,
-        consul: Option<&Client>,
+        (consul, copy): (Option<&Client>, Option<PathBuf>),
         (news, report): (mpsc::Sender<News>, Arc<AcmeReport>),
     ) -> Result<Self, String> {
-        let manager = Manager::new(authority.clone(), wanted.clone(), consul, (news, report))?;
+        let manager = Manager::new(authority.clone(), wanted.clone(), (consul, copy), (news, report))?;
         Ok(Self { authority, wanted, handle: tokio::spawn(manager.run()) })
     }
 }

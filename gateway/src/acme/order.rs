@@ -89,7 +89,10 @@ pub(super) async fn order(
     let challenges = challenges(&mut order, wanted, kind).await?;
     if !challenges.is_empty() {
         present(challenges).await?;
-        begin_validation(&mut order, kind).await?;
+        if let Err(failure) = begin_validation(&mut order, kind).await {
+            let reason = invalid(&mut order).await;
+            return Err(reason.map_or(failure, |reason| OrderFailure::new(FailureKind::Refused, &reason)));
+        }
     }
     let status = order.poll_ready(&POLL).await;
     if !matches!(status, Ok(OrderStatus::Ready)) {

@@ -10,8 +10,21 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::failure::FailureKind;
 use crate::certificate::issued::Issued;
+
+/// The failures of a certificate since its last success, as the storage has them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PastFailures {
+    pub(super) failures: u32,
+    /// Wall time in seconds since 1970.
+    pub(super) at: u64,
+    pub(super) next: u64,
+    pub(super) kind: FailureKind,
+    pub(super) error: String,
+}
 
 /// The time at which a certificate is renewed.
 pub(super) fn renewal(issued: &Issued) -> Duration {

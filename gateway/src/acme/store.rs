@@ -87,5 +87,7 @@ impl Lock {
 
 /// A chain of ten certificates has 30 KiB. Consul accepts values up to 512 KiB.
 pub(super) const VALUE_BYTES_MAX: usize = 256 * 1024;
+/// The end of a certificate's name.
+pub(super) const CERTIFICATE: &str = ".pem";
 /// The name of the lock.
 const LOCK: &str = "lock";

@@ -62,7 +62,8 @@ impl Controller {
                 continue;
             }
             let shared = (background.acme.sender.clone(), Arc::clone(&self.status.acme));
-            match Task::start(authority, wanted, background.discovery.client(), shared) {
+            let copy = self.kept.folder().map(|folder| folder.join("acme"));
+            match Task::start(authority, wanted, (background.discovery.client(), copy), shared) {
                 Ok(task) => background.acme.tasks.push(task),
                 Err(error) => {
                     tracing::error!("certificates cannot be ordered: {error}");

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::exposition::{Families, count};
-use crate::tls::acme_report::{AcmeReport, CertificateReport};
+use crate::tls::acme_report::AcmeReport;
 
 pub(super) fn families(report: &AcmeReport, out: &mut Families) {
     let mut orders =
@@ -16,18 +16,18 @@ pub(super) fn families(report: &AcmeReport, out: &mut Families) {
         "millgate_acme_next_order_timestamp_seconds",
         "When a certificate is ordered next: its renewal, or the next attempt",
     );
-    for one in certificates.values() {
-        next.add(&[("name", name(one))], one.next.unwrap_or_default().as_secs_f64());
+    for (id, one) in &certificates {
+        next.add(&[("id", id)], one.next.unwrap_or_default().as_secs_f64());
     }
     let mut failures =
         out.gauge("millgate_acme_failures", "Orders of a certificate that failed since the last success");
-    for one in certificates.values() {
-        failures.add(&[("name", name(one))], f64::from(one.failures));
+    for (id, one) in &certificates {
+        failures.add(&[("id", id)], f64::from(one.failures));
     }
     let mut awaited = out
         .gauge("millgate_acme_awaited", "1: there is no certificate yet, and handshakes for its names fail");
-    for one in certificates.values() {
-        awaited.add(&[("name", name(one))], f64::from(u8::from(one.not_after.is_none())));
+    for (id, one) in &certificates {
+        awaited.add(&[("id", id)], f64::from(u8::from(one.not_after.is_none())));
     }
     let mut storages = out.gauge("millgate_acme_storage_unreadable", "1: the storage cannot be read now");
     for storage in report.storages().keys() {
@@ -54,9 +54,4 @@ pub(super) fn json(report: &AcmeReport) -> Value {
     let storages = report.storages();
     let storages = storages.iter().map(|(storage, error)| json!({"storage": storage, "error": error}));
     json!({ "acme": certificates.collect::<Vec<_>>(), "unreadable": storages.collect::<Vec<_>>() })
-}
-
-/// The first name, which is the configuration's and so bounded.
-fn name(report: &CertificateReport) -> &str {
-    report.names.first().map_or("", |name| &**name)
 }

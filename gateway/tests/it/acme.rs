@@ -282,3 +282,67 @@ async fn a_certificate_is_renewed_after_two_thirds_of_its_life_and_no_handshake_
     .await;
     assert_eq!(server.state().issued, 2);
 }
+
+#[tokio::test]
+async fn a_renewal_that_fails_leaves_the_certificate_in_use() {
+    let server = AcmeServer::start().await;
+    // Its renewal is due at once.
+    server.state().life = (Duration::from_hours(9), Duration::from_hours(8));
+    let gateway = start(&server, "", ", hosts: [a.example]").await;
+    issued(&server, &gateway, &["a.example"]).await;
+    server.state().conduct = Conduct::OtherKey;
+    eventually("the renewal fails", async || shown(&gateway).await["acme"][0]["failures"] == 1).await;
+    let client = server.issuing().client(&[b"h2"]);
+    assert!(serves(&client, gateway.https_addr().unwrap(), "a.example").await);
+    assert_eq!(shown(&gateway).await["acme"][0]["state"], "issued");
+    let expiry = text(&send(gateway.admin(), get("/metrics")).await).to_owned();
+    let name = r#"millgate_certificate_expiry_timestamp_seconds{listener="https",name="a.example"}"#;
+    assert!(expiry.lines().any(|line| line.starts_with(name)), "it is watched as those from files are");
+}
+
+#[tokio::test]
+async fn a_reload_orders_what_is_new_and_forgets_what_is_gone() {
+    let server = AcmeServer::start().await;
+    let gateway = start(&server, "", ", hosts: [a.example, b.example]").await;
+    issued(&server, &gateway, &["a.example", "b.example"]).await;
+    let config = std::fs::read_to_string(gateway.dir.path().join("routes.yaml")).unwrap();
+    let renamed = config.replace("hosts: [a.example, b.example]", "hosts: [b.example, c.example]");
+    let renamed = renamed.replace(", admin_hosts: [gw]", "");
+    gateway.rewrite(renamed.split_once("workers: 2\n").unwrap().1);
+    gateway.reload().await.unwrap();
+    let client = server.issuing().client(&[b"h2"]);
+    assert!(serves(&client, gateway.https_addr().unwrap(), "b.example").await, "it is never away");
+    issued(&server, &gateway, &["c.example"]).await;
+    assert!(!serves(&client, gateway.https_addr().unwrap(), "a.example").await);
+    assert_eq!(server.state().counts(), (1, 3, 3));
+    let shown = shown(&gateway).await;
+    assert_eq!(shown["acme"].as_array().unwrap().len(), 2, "{shown}");
+    assert_eq!(files(gateway.dir.path(), ".pem").len(), 3, "what is gone stays in the storage");
+}
+
+#[tokio::test]
+async fn floods_of_tokens_and_of_handshakes_for_validation_reach_nothing() {
+    let server = AcmeServer::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let own = Authority::new();
+    replace_pair(dir.path(), "own", &own.certify("own.example"));
+    let gateway =
+        start_in(dir, &server, ", cert_file: own.pem, key_file: own.key", ", hosts: [a.example]").await;
+    let at = gateway.https_addr().unwrap();
+    eventually("a challenge is pending", async || !files(gateway.dir.path(), ".challenges.json").is_empty())
+        .await;
+    let validation = blind_client(&[b"acme-tls/1"]);
+    let both = blind_client(&[b"acme-tls/1", b"h2"]);
+    for number in 0..200 {
+        let name = if number % 2 == 0 { "own.example".to_owned() } else { format!("a{number}.example") };
+        let error = connect(&validation, at, &name).await.unwrap_err();
+        assert!(error.to_string().contains("NoApplicationProtocol"), "{name}: {error}");
+        let path = format!("/.well-known/acme-challenge/{number}");
+        assert_eq!(text(&send(gateway.http, get(&path)).await), "one", "the route has it");
+    }
+    // Whoever offers more than this protocol is no authority.
+    let stream = connect(&both, at, "own.example").await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    issued(&server, &gateway, &["a.example"]).await;
+    assert_eq!(server.state().failures, [""; 0]);
+}

@@ -142,6 +142,35 @@ async fn a_gateway_that_died_with_the_lock_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_start_without_consul_has_the_certificates_of_the_last_run() {
+    let (registry, address) = embedded().await;
+    let server = AcmeServer::start().await;
+    let backend = Backend::named("one").await;
+    let (acme, rest) = consul(&address);
+    let mut gateway = start(&server, &backend, &format!("hosts: [a.example], {acme}"), &rest).await;
+    server.state().https = vec![gateway.https_addr().unwrap()];
+    let trust = server.issuing().client(&[b"h2"]);
+    eventually("served", || serves(&trust, gateway.https_addr().unwrap(), "a.example")).await;
+    // The copy is written after the handshakes have the certificate.
+    let copies = async || {
+        let mut folders = std::fs::read_dir(gateway.dir.path().join("state")).unwrap().flatten();
+        folders.any(|folder| {
+            std::fs::read_dir(folder.path().join("acme")).is_ok_and(|mut files| files.next().is_some())
+        })
+    };
+    eventually("it is kept", copies).await;
+    registry.shutdown().await;
+    gateway.restart().await;
+    gateway.ready().await;
+    assert!(serves(&trust, gateway.https_addr().unwrap(), "a.example").await);
+    assert_eq!(server.state().orders, 1);
+    eventually("the storage is away", async || {
+        number(&gateway, "millgate_acme_storage_unreadable").await > 0.5
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn the_keys_in_consul_are_those_of_the_folder_and_end_with_the_order() {
     let (_registry, address) = embedded().await;
     let client = Client::new(ClientConfig::new(&address)).unwrap();

@@ -41,6 +41,8 @@ impl ConsulStore {
 
     pub(super) async fn changed(&mut self) -> Result<Items, String> {
         let before = self.index;
+        // Without an index the answer comes at once.
+        tokio::time::sleep(if before.is_some() { PAUSE } else { PAUSE_WITHOUT_INDEX }).await;
         loop {
             let items = self.list().await?;
             if self.index != before || before.is_none() {
@@ -135,6 +137,9 @@ impl Drop for ConsulLock {
 
 /// As other blocking queries of a gateway.
 const WAIT: Duration = Duration::from_secs(50);
+/// For a prefix that somebody writes to all the time.
+const PAUSE: Duration = Duration::from_millis(50);
+const PAUSE_WITHOUT_INDEX: Duration = Duration::from_secs(1);
 /// Consul accepts 10 s and more. A lost packet costs no order, and a dead gateway half a minute.
 const TTL: Duration = Duration::from_secs(15);
 /// A holder that was paused notices within this time that it is one no more; orders that overlap are harmless, and count.

@@ -6,7 +6,7 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError},
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -21,6 +21,8 @@ use crate::bounded_file;
 pub(in crate::acme) struct Folder {
     path: Arc<Path>,
     seen: Vec<Stamp>,
+    /// Its mode was looked at.
+    is_known: bool,
 }
 
 /// Name, inode, length, and time of change in nanoseconds.
@@ -33,10 +35,13 @@ pub(in crate::acme) struct FolderLock(
 
 impl Folder {
     pub(in crate::acme) fn new(path: &Path) -> Self {
-        Self { path: path.into(), seen: Vec::new() }
+        Self { path: path.into(), seen: Vec::new(), is_known: false }
     }
 
-    pub(super) async fn read(&mut self) -> Result<Items, String> {
+    pub(in crate::acme) async fn read(&mut self) -> Result<Items, String> {
+        if !std::mem::replace(&mut self.is_known, true) {
+            self.with(warn_of_readers).await?;
+        }
         let (items, seen) = self.with(read).await?;
         self.seen = seen;
         Ok(items)
@@ -51,7 +56,7 @@ impl Folder {
         }
     }
 
-    pub(super) async fn put(&self, name: &str, value: Vec<u8>) -> Result<(), String> {
+    pub(in crate::acme) async fn put(&self, name: &str, value: Vec<u8>) -> Result<(), String> {
         let name = name.to_owned();
         self.with(move |folder| write(folder, &name, &value)).await
     }
@@ -93,6 +98,16 @@ impl Folder {
     }
 }
 
+/// A folder that somebody else has made is left as it is.
+fn warn_of_readers(folder: &Path) -> io::Result<()> {
+    let mode = fs::metadata(folder)?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let folder = folder.display();
+        tracing::warn!(%folder, "others may enter this folder, which has private keys: its mode is {mode:o}; `chmod 700` it");
+    }
+    Ok(())
+}
+
 fn stamps(folder: &Path) -> io::Result<Vec<Stamp>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -121,12 +136,6 @@ fn read(folder: &Path) -> io::Result<(Items, Vec<Stamp>)> {
             // Removed since the look, or not a value of this program.
             _ => continue,
         };
-        if let Ok(about) = fs::metadata(&path)
-            && about.permissions().mode() & 0o077 != 0
-            && fs::set_permissions(&path, Permissions::from_mode(0o600)).is_ok()
-        {
-            tracing::warn!(file = %path.display(), "others could read this file; its mode is 0600 now");
-        }
         items.insert(name.to_string_lossy().into_owned(), bytes.into());
     }
     Ok((items, seen))
@@ -153,10 +162,12 @@ fn own() -> OpenOptions {
     options
 }
 
-/// Not the lock, and nothing that is being written.
+/// Not the lock, nothing that is being written, and nothing that others keep in the folder.
 fn is_value(name: &OsString) -> bool {
-    name.to_str().is_some_and(|name| name != LOCK && !name.starts_with('.'))
+    name.to_str().is_some_and(|name| !name.starts_with('.') && ENDS.iter().any(|end| name.ends_with(end)))
 }
+
+const ENDS: [&str; 2] = [".pem", ".json"];
 
 /// Below the time for which an order waits until every gateway answers its challenges.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -178,9 +189,8 @@ mod tests {
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [("a.pem".to_owned(), "key".into())]);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&path), mode(&path.join("a.pem"))), (0o700, 0o600));
-        fs::set_permissions(path.join("a.pem"), Permissions::from_mode(0o644)).unwrap();
-        other.read().await.unwrap();
-        assert_eq!(mode(&path.join("a.pem")), 0o600);
+        std::fs::write(path.join("notes.txt"), "of somebody else").unwrap();
+        assert_eq!(other.read().await.unwrap().len(), 1);
         one.remove("a.pem").await.unwrap();
         one.remove("a.pem").await.unwrap();
         assert!(other.read().await.unwrap().is_empty());
