@@ -17,9 +17,9 @@ mod certificate;
 mod client;
 mod copy;
 mod failure;
-mod manager;
 mod order;
 mod pending;
+mod renewals;
 mod schedule;
 mod store;
 
@@ -31,7 +31,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use self::manager::Manager;
+use self::renewals::Renewals;
 use crate::{
     certificate::{
         acme::{AcmeAuthority, Wanted},
@@ -67,8 +67,8 @@ impl Task {
         (consul, copy): (Option<&Client>, Option<PathBuf>),
         (news, report): (mpsc::Sender<News>, Arc<AcmeReport>),
     ) -> Result<Self, String> {
-        let manager = Manager::new(authority.clone(), wanted.clone(), (consul, copy), (news, report))?;
-        Ok(Self { authority, wanted, handle: tokio::spawn(manager.run()) })
+        let renewals = Renewals::new(authority.clone(), wanted.clone(), (consul, copy), (news, report))?;
+        Ok(Self { authority, wanted, handle: tokio::spawn(renewals.run()) })
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// The task's state.
-pub(super) struct Manager {
+pub(super) struct Renewals {
     authority: AcmeAuthority,
     wanted: Vec<Wanted>,
     store: Store,
@@ -49,7 +49,7 @@ pub(super) struct Manager {
     not_before: Duration,
 }
 
-impl Manager {
+impl Renewals {
     pub(super) fn new(
         authority: AcmeAuthority,
         wanted: Vec<Wanted>,
