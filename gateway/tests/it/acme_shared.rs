@@ -197,13 +197,27 @@ async fn the_keys_in_consul_are_those_of_the_folder_and_end_with_the_order() {
     assert!(serves(&trust, gateway.https_addr().unwrap(), "a.example").await, "the old one stays meanwhile");
 }
 
-/// Pebble, the test authority of Let's Encrypt: `$PEBBLE_BIN`. It resolves the host by a server of this test.
+/// Pebble, the test authority of Let's Encrypt: `$PEBBLE_BIN`, or `pebble` on `PATH`. `None`: neither, and the test is skipped.
+fn pebble() -> Option<std::path::PathBuf> {
+    let named = std::env::var_os("PEBBLE_BIN").filter(|path| !path.is_empty()).map(std::path::PathBuf::from);
+    let found = named.or_else(|| {
+        let folders = std::env::var_os("PATH")?;
+        std::env::split_paths(&folders).map(|folder| folder.join("pebble")).find(|file| file.is_file())
+    });
+    if found.is_none() {
+        assert!(
+            std::env::var_os("MILLGATE_REQUIRE_SERVERS").is_none_or(|value| value != "1"),
+            "no pebble on PATH, and MILLGATE_REQUIRE_SERVERS=1 (apt-get install pebble)"
+        );
+        println!("skipped: no pebble on PATH");
+    }
+    found
+}
+
+/// It resolves the hosts by a server of this test.
 #[tokio::test]
 async fn pebble_certifies_by_both_challenges() {
-    let Some(binary) = std::env::var_os("PEBBLE_BIN") else {
-        println!("skipped: no PEBBLE_BIN");
-        return;
-    };
+    let Some(binary) = pebble() else { return };
     for challenge in ["http-01", "tls-alpn-01"] {
         let [http, https, directory, management] = std::array::from_fn(|_| restartable_port());
         let dir = tempfile::tempdir().unwrap();
