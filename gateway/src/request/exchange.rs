@@ -3,6 +3,7 @@
 //! An [`Exchange`] is made when a request head is complete. However the request ends (response sent, client gone, panic),
 //! the exchange is dropped, and the drop counts the request and writes its access-log line, so no path can leave that out.
 
+pub mod flags;
 mod grpc_status;
 mod log_line;
 
@@ -93,30 +94,6 @@ pub struct AuthFailure {
 
 /// nginx's number for "the client closed the request": it appears in logs and dashboards, and is never sent.
 pub const CLIENT_CLOSED_REQUEST: u16 = 499;
-
-/// Words of the access log for failures after the response head, which the status cannot show any more.
-pub mod flags {
-    /// The request ended without a failure.
-    pub const NONE: &str = "-";
-    /// The client left before its response was complete.
-    pub const CLIENT_GONE: &str = "client_gone";
-    /// The service broke off in the middle of its response.
-    pub const UPSTREAM_TRUNCATED: &str = "upstream_truncated";
-    /// The service paused for longer than `timeout.idle` in the middle of its response.
-    pub const BODY_TIMEOUT: &str = "body_timeout";
-    /// The client took nothing of its response for `timeout.idle`, or less than `timeout.min_rate`.
-    pub const CLIENT_STALLED: &str = "client_stalled";
-    /// The client paused for too long, or was too slow, in the middle of its request, when the response had begun.
-    pub const REQUEST_TIMEOUT: &str = "request_timeout";
-    /// A tunnel in which no byte moved for `timeout.tunnel`.
-    pub const TUNNEL_IDLE: &str = "tunnel_idle";
-    /// One side of a tunnel took nothing of what was there for it.
-    pub const TUNNEL_STALLED: &str = "tunnel_stalled";
-    /// The gateway closed the tunnel because it shuts down.
-    pub const TUNNEL_DRAINED: &str = "tunnel_drained";
-    /// The request had not ended when `drain.timeout` was over.
-    pub const DRAIN_TIMEOUT: &str = "drain_timeout";
-}
 
 impl Exchange {
     /// Begins an exchange, which counts as a request of its connection until it is dropped. `activity`: that of an HTTP/2

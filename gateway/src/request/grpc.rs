@@ -67,6 +67,12 @@ pub(super) fn trailers_message(trailers: &HeaderMap) -> Bytes {
     [&[TRAILERS][..], &length, &lines].concat().into()
 }
 
+/// The trailers of a call whose deadline passed in the middle of its response.
+pub(super) fn deadline_trailers() -> HeaderMap {
+    let message = HeaderValue::from_static("the deadline of the call passed before the service had ended it");
+    HeaderMap::from_iter([(STATUS, HeaderValue::from(u16::from(DEADLINE_EXCEEDED))), (MESSAGE, message)])
+}
+
 /// A piece of a response as the form has it.
 pub(super) fn encoded(piece: Bytes, web: GrpcWeb) -> Bytes {
     match web {
@@ -168,6 +174,7 @@ pub(super) fn into_error(response: Response<Bytes>, call: GrpcCall, detail: &str
 /// The form of `grpc-message`: visible ASCII and blanks stay, except `%`.
 const UNFIT: &AsciiSet = &CONTROLS.add(b'%');
 
+pub(super) const DEADLINE_EXCEEDED: u8 = 4;
 /// What a status is that is none of the standard's.
 const UNKNOWN: u8 = 2;
 const STATUS_MAX: u8 = 16;

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, Version};
 use http_body::{Body, Frame, SizeHint};
+use tokio::time::Sleep;
 
 use super::{
     error::Error,
@@ -30,6 +31,8 @@ pub struct ResponseBody {
     exchange: Option<Box<Exchange>>,
     /// Outlives the exchange, since the client still has to take the last bytes.
     activity: Option<Rc<Activity>>,
+    /// The deadline of a gRPC call. `None`: it has none, or this is no call, which pays nothing for it.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 enum Source {
@@ -48,17 +51,20 @@ impl ResponseBody {
 
     /// A local reply that belongs to no exchange.
     pub fn bare(bytes: Bytes) -> Self {
-        Self { source: Source::Local(Some(bytes)), exchange: None, activity: None }
+        Self { source: Source::Local(Some(bytes)), exchange: None, activity: None, deadline: None }
     }
 
     /// The upstream's body; its connection goes back to its pool when the last byte has been read.
     pub fn upstream(body: Content, exchange: Box<Exchange>) -> Self {
-        Self::new(Source::Upstream(body), exchange)
+        let ends = exchange.request.call_ends().filter(|_| exchange.is_call);
+        let mut body = Self::new(Source::Upstream(body), exchange);
+        body.deadline = ends.map(|ends| Box::pin(tokio::time::sleep_until(ends.into())));
+        body
     }
 
     /// The beginning of a tunnel on HTTP/2.
     pub(super) fn tunnel(tunnel: Box<Tunnel>) -> Self {
-        Self { source: Source::Tunnel(Some(tunnel)), exchange: None, activity: None }
+        Self { source: Source::Tunnel(Some(tunnel)), exchange: None, activity: None, deadline: None }
     }
 
     /// The tunnel that begins with this response. `None`: it is an ordinary response.
@@ -71,7 +77,7 @@ impl ResponseBody {
 
     fn new(source: Source, exchange: Box<Exchange>) -> Self {
         let activity = exchange.known_activity().cloned();
-        Self { source, exchange: Some(exchange), activity }
+        Self { source, exchange: Some(exchange), activity, deadline: None }
     }
 
     /// The whole body was read: the connection may serve the next request, and the exchange is over.
@@ -121,6 +127,32 @@ impl ResponseBody {
         }
     }
 
+    /// The deadline of the call has passed while its service still responds.
+    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
+        let is_upstream = matches!(self.source, Source::Upstream(_));
+        self.deadline.as_mut().is_some_and(|deadline| is_upstream && deadline.as_mut().poll(cx).is_ready())
+    }
+
+    /// Ends a call whose deadline has passed: the client gets a status, and the service's stream is reset.
+    fn end_late(&mut self) -> Option<Result<Frame<Chunk>, BodyError>> {
+        let exchange = self.exchange.as_mut()?;
+        let (pass, web) = (exchange.trailers.pass, exchange.web);
+        exchange.call_is_late();
+        self.source = Source::Local(None);
+        let trailers = grpc::deadline_trailers();
+        if let Some(web) = web {
+            let chunk = self.hand_over(grpc::encoded(grpc::trailers_message(&trailers), web));
+            self.complete();
+            return Some(Ok(Frame::data(chunk)));
+        }
+        if !pass {
+            // A client that cannot take trailers sees that the response is not whole.
+            return Some(Err(BodyError::Broken));
+        }
+        self.complete();
+        Some(Ok(Frame::trailers(trailers)))
+    }
+
     /// Ends a response early, with the reason for log and metrics.
     fn fail(&mut self, error: BodyError, flag: &'static str) -> BodyError {
         let Some(exchange) = &mut self.exchange else { return error };
@@ -168,6 +200,9 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Chunk>, BodyError>>> {
         let this = &mut *self;
+        if this.is_late(cx) {
+            return Poll::Ready(this.end_late());
+        }
         let mut trailers = None;
         let result = match &mut this.source {
             Source::Local(bytes) => bytes.take().map(Ok),

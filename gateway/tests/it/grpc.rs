@@ -219,6 +219,80 @@ async fn the_deadline_of_the_client_ends_a_call_and_its_service_gets_what_is_lef
     }
 }
 
+/// Sends a message, and then nothing, or one each 10 ms; until the call is reset. Keeps the codes of resets.
+async fn unending() -> (H2Service, Arc<Mutex<Vec<h2::Reason>>>) {
+    let resets = Arc::<Mutex<Vec<h2::Reason>>>::default();
+    let kept = Arc::clone(&resets);
+    let service = H2Service::start(
+        |_| {},
+        move |request, mut reply| {
+            let kept = Arc::clone(&kept);
+            Box::pin(async move {
+                let mut to = respond(&mut reply);
+                let pours = request.uri().path().ends_with("Pours");
+                let ends = request.uri().path().ends_with("Ends");
+                let mut pace = tokio::time::interval(Duration::from_millis(10));
+                to.send_data(message(b"first"), false).unwrap();
+                if ends {
+                    to.send_trailers(ok()).unwrap();
+                    return;
+                }
+                loop {
+                    tokio::select! {
+                        reason = std::future::poll_fn(|cx| to.poll_reset(cx)) => {
+                            kept.lock().unwrap().push(reason.unwrap());
+                            return;
+                        }
+                        _ = pace.tick(), if pours => send(&mut to, message(b"more"), false).await,
+                    }
+                }
+            })
+        },
+    )
+    .await;
+    (service, resets)
+}
+
+#[tokio::test]
+async fn the_deadline_ends_a_call_in_the_middle_of_its_response_and_blames_nobody() {
+    let (service, resets) = unending().await;
+    let gateway = TestGateway::start(&config(&service, "")).await;
+    let mut client = connect(&gateway).await;
+    let mut calls = 0;
+    for method in ["Stalls", "Pours", "Stalls", "Pours", "Stalls", "Pours"] {
+        // Whether the client has said all or could go on.
+        for ends in [true, false] {
+            let began = Instant::now();
+            let request = call(&format!("/a.B/{method}"), &[("grpc-timeout", "300m")]);
+            let (response, _stream) = begin(&mut client, request, ends);
+            let mut body = tokio::time::timeout(DEADLINE, response).await.unwrap().unwrap().into_body();
+            let (content, trailers) =
+                tokio::time::timeout(DEADLINE, collect(&mut body)).await.unwrap().unwrap();
+            let (took, trailers) = (began.elapsed(), trailers.unwrap());
+            assert!(took >= Duration::from_millis(295) && took < Duration::from_millis(500), "{took:?}");
+            assert!(content.starts_with(&message(b"first")));
+            assert_eq!(content.len() > 10, method == "Pours");
+            assert_eq!(trailers["grpc-status"], "4");
+            assert!(trailers["grpc-message"].to_str().unwrap().contains("deadline"));
+            calls += 1;
+        }
+    }
+    eventually("the service learns each", || async { resets.lock().unwrap().len() == calls }).await;
+    assert!(resets.lock().unwrap().iter().all(|reason| *reason == h2::Reason::CANCEL));
+    // Twelve failures would eject it, and open its breaker.
+    let (head, _, trailers) = unary(&mut client, call("/a.B/Ends", &[("grpc-timeout", "300m")])).await;
+    assert_eq!((head.status().as_u16(), &trailers["grpc-status"]), (200, &"0".parse().unwrap()));
+    let line = format!("millgate_grpc_failures_total{{service=\"s\",grpc_status=\"4\"}} {calls}");
+    eventually("they are counted", || gateway.shows(&line)).await;
+    let log = gateway.dir.path().join("access.log");
+    eventually("and logged", || async {
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let late = text.lines().filter(|line| line.contains("\"flags\":\"call_deadline\""));
+        late.filter(|line| line.contains("\"grpc_status\":4")).count() == calls
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn errors_of_the_gateway_are_statuses_of_grpc() {
     let (service, _) = echoing().await;

@@ -98,3 +98,42 @@ async fn errors_have_the_form_of_grpc_web_and_text_that_is_none_is_refused() {
     let reply = send(gateway.http, call("application/grpc-web-text", b"no base64!".to_vec())).await;
     assert_eq!((reply.status().as_u16(), header(&reply, "grpc-status")), (200, "13"));
 }
+
+#[tokio::test]
+async fn a_deadline_in_the_middle_of_a_response_is_its_last_message() {
+    let service = H2Service::start(
+        |_| {},
+        |_request, mut reply| {
+            Box::pin(async move {
+                let response =
+                    Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+                let mut stream = reply.send_response(response, false).unwrap();
+                stream.send_data(message(b"first").into(), false).unwrap();
+                let _ = std::future::poll_fn(|cx| stream.poll_reset(cx)).await;
+            })
+        },
+    )
+    .await;
+    let gateway = gateway(&service).await;
+    for kind in ["application/grpc-web", "application/grpc-web-text"] {
+        let is_text = kind.ends_with("text");
+        let sent = if is_text { BASE64.encode(message(b"hello")).into_bytes() } else { message(b"hello") };
+        let mut request = call(kind, sent);
+        request.headers_mut().insert("grpc-timeout", "200m".parse().unwrap());
+        let reply = send(gateway.http, request).await;
+        let body = if is_text {
+            // Each piece was encoded by itself.
+            let (first, last) = reply.body().split_at(BASE64.encode(message(b"first")).len());
+            [BASE64.decode(first).unwrap(), BASE64.decode(last).unwrap()].concat()
+        } else {
+            reply.body().to_vec()
+        };
+        let trailers = body.strip_prefix(&message(b"first")[..]).unwrap();
+        assert_eq!(trailers[0], 0x80, "{kind}");
+        let lines = std::str::from_utf8(&trailers[5..]).unwrap();
+        assert!(
+            lines.contains("grpc-status: 4\r\n") && lines.contains("grpc-message: the deadline"),
+            "{lines}"
+        );
+    }
+}

@@ -1,6 +1,6 @@
 //! The status with which a gRPC call has ended, for the log, a metric, and the judgement on its endpoint.
 
-use super::{Exchange, Rare};
+use super::{Exchange, Rare, flags};
 use crate::request::grpc;
 
 impl Exchange {
@@ -25,5 +25,13 @@ impl Exchange {
         if let Some(taken) = &mut self.taken {
             taken.witness.ends_with(grpc::http_status(status), &self.connection.worker);
         }
+    }
+
+    /// The client's deadline has passed while the service still responds. That proves nothing about its endpoint, since the client chose
+    /// the time: what the request has taken is given back without a word.
+    pub(in crate::request) fn call_is_late(&mut self) {
+        self.broke(flags::CALL_DEADLINE);
+        self.call_ended(grpc::DEADLINE_EXCEEDED);
+        self.taken = None;
     }
 }
