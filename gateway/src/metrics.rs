@@ -139,6 +139,8 @@ pub struct ClusterSample {
     pub duration: Histogram,
     pub connections_opened: u64,
     pub connections_reused: u64,
+    /// Connections of HTTP/2 that are open, and streams in use on them, as of the last second. `None`: the service speaks HTTP/1.1.
+    pub shared: Option<(u64, u64)>,
 }
 
 /// A counter that rarely changes. Each variant names its two labels; `docs/METRICS.md` has their values.
@@ -382,6 +384,10 @@ impl ClusterSample {
         self.duration.merge(&other.duration);
         self.connections_opened += other.connections_opened;
         self.connections_reused += other.connections_reused;
+        if let Some((connections, streams)) = other.shared {
+            let (ours, in_use) = self.shared.unwrap_or_default();
+            self.shared = Some((ours + connections, in_use + streams));
+        }
     }
 }
 

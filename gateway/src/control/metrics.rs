@@ -4,6 +4,7 @@
 //! copy counts, so counters never go backwards. The merged numbers stand behind a `prometheus::core::Collector`; the crate's
 //! registry and encoder do the rest.
 
+mod endpoints;
 pub(super) mod instances;
 mod rare;
 
@@ -36,7 +37,7 @@ use crate::{
     downstream::{Refusal, merge_refusals},
     file_account::FileAccount,
     metrics::{ClusterSample, Histogram, RouteKey, RouteSample, WorkerSample},
-    policy::{circuit_breaker::State, rate_limit::KeyBudget},
+    policy::rate_limit::KeyBudget,
     snapshot::{Publisher, Snapshot},
     worker::Command,
 };
@@ -156,7 +157,7 @@ impl Exporter {
         connections(&mut out, samples);
         file_places::families(&mut out, &self.sources.files);
         file_places::admin(&mut out, &self.sources.admin);
-        endpoints(&mut out, &snapshot);
+        endpoints::endpoints(&mut out, &snapshot);
         instances::families(&mut out, &snapshot, samples);
         self.control(&mut out, &snapshot);
         out.into_non_empty()
@@ -314,6 +315,16 @@ fn clusters(out: &mut Families, samples: &[WorkerSample]) {
         family.add(&[("service", service), ("how", "opened")], count(sample.connections_opened));
         family.add(&[("service", service), ("how", "reused")], count(sample.connections_reused));
     }
+    let shared = || merged.iter().filter_map(|(service, sample)| Some((service, sample.shared?)));
+    let mut family =
+        out.gauge("millgate_upstream_http2_connections", "HTTP/2 connections that are open to a service");
+    for (service, (connections, _)) in shared() {
+        family.add(&[("service", service)], count(connections));
+    }
+    let mut family = out.gauge("millgate_upstream_http2_streams", "Streams in use on these connections");
+    for (service, (_, streams)) in shared() {
+        family.add(&[("service", service)], count(streams));
+    }
 }
 
 fn connections(out: &mut Families, samples: &[WorkerSample]) {
@@ -334,65 +345,4 @@ fn connections(out: &mut Families, samples: &[WorkerSample]) {
         .add(&[], sum(|s| s.tls_handshakes));
     out.counter("millgate_tls_resumed_total", "TLS handshakes that resumed an earlier session")
         .add(&[], sum(|s| s.tls_resumed));
-}
-
-fn endpoints(out: &mut Families, snapshot: &Snapshot) {
-    let now = clock::now();
-    let mut clusters: Vec<_> = snapshot.clusters.iter().collect();
-    clusters.sort_by(|a, b| a.name.cmp(&b.name));
-    let mut family = out.gauge("millgate_endpoints", "Routable endpoints of a service");
-    for cluster in &clusters {
-        family.add(&[("service", &cluster.name)], count(cluster.endpoints.len() as u64));
-    }
-    let mut family = out.gauge("millgate_requests_in_flight", "Requests in flight to a service");
-    for cluster in &clusters {
-        family.add(&[("service", &cluster.name)], f64::from(cluster.concurrency.in_flight()));
-    }
-    let mut family = out.gauge("millgate_tunnels_open", "Tunnels that are open to a service");
-    for cluster in &clusters {
-        family.add(&[("service", &cluster.name)], f64::from(cluster.tunnels.open()));
-    }
-    let mut family = out.gauge(
-        "millgate_failover_position",
-        "Datacenter that serves a service: 0 is its own, otherwise the place in `failover`",
-    );
-    for cluster in clusters.iter().filter(|cluster| cluster.settings.source.targets().len() > 1) {
-        family.add(&[("service", &cluster.name)], count(cluster.target as u64));
-    }
-    let small: Vec<_> = clusters.iter().filter(|c| c.endpoints.len() <= INSTANCE_SERIES_MAX).collect();
-    let mut family =
-        out.gauge("millgate_breaker_state", "State of a circuit breaker: 0 closed, 1 half-open, 2 open");
-    for cluster in small.iter().filter(|cluster| cluster.breaker.is_some()) {
-        for endpoint in &cluster.endpoints {
-            let Some(breaker) = &cluster.breaker else { continue };
-            let state = match breaker.state(endpoint.state().breaker(), now) {
-                State::Closed => 0.0,
-                State::HalfOpen => 1.0,
-                State::Open => 2.0,
-            };
-            family.add(&[("service", &cluster.name), ("instance", endpoint.key().as_str())], state);
-        }
-    }
-    let mut family =
-        out.gauge("millgate_endpoint_ejected", "1 while outlier detection leaves an endpoint out");
-    for cluster in small.iter().filter(|cluster| cluster.outlier.is_some()) {
-        for endpoint in &cluster.endpoints {
-            let ejected = f64::from(u8::from(!endpoint.state().outlier().is_in()));
-            family.add(&[("service", &cluster.name), ("instance", endpoint.key().as_str())], ejected);
-        }
-    }
-    let mut family =
-        out.counter("millgate_breaker_transitions_total", "Changes of circuit breakers, by new state");
-    for cluster in small {
-        for endpoint in &cluster.endpoints {
-            let made = endpoint.state().breaker().transitions();
-            for (to, n) in [("open", made.opened), ("half_open", made.half_opened), ("closed", made.closed)] {
-                if n > 0 {
-                    let labels =
-                        [("service", &*cluster.name), ("instance", endpoint.key().as_str()), ("to", to)];
-                    family.add(&labels, f64::from(n));
-                }
-            }
-        }
-    }
 }

@@ -25,6 +25,9 @@ impl WorkerState {
             if surplus > 0 {
                 self.metrics.count_many(Rare::PoolFull, &cluster.shared.name, "", surplus);
             }
+            let numbers = cluster.endpoints.iter().filter_map(|endpoint| endpoint.pool.shared_numbers());
+            let shared = numbers.reduce(|a, b| (a.0 + b.0, a.1 + b.1));
+            cluster.metrics.borrow_mut().shared = shared;
         }
         for (result, counter) in [("hit", &self.token_hits), ("miss", &self.token_misses)] {
             match counter.replace(0) {

@@ -125,12 +125,20 @@ async fn where_the_limit_of_streams_is_reached_another_connection_is_opened() {
         eventually("each one is at the service", || async { waits.load(SeqCst) == number }).await;
     }
     assert_eq!(service.connections(), 3, "two streams on each");
+    let shows = async |connections: usize, streams: usize| {
+        let line =
+            |what: &str, number: usize| format!("millgate_upstream_http2_{what}{{service=\"s\"}} {number}");
+        gateway.shows(&line("connections", connections)).await
+            && gateway.shows(&line("streams", streams)).await
+    };
+    eventually("an operator sees it", || shows(3, 5)).await;
     while !all.is_empty() {
         go_on.notify_waiters();
         if let Ok(status) = tokio::time::timeout(Duration::from_millis(20), all.join_next()).await {
             assert_eq!(status.unwrap().unwrap(), StatusCode::OK);
         }
     }
+    eventually("the connections stay for others", || shows(3, 0)).await;
 }
 
 #[tokio::test]

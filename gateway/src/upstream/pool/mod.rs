@@ -233,6 +233,11 @@ impl EndpointPool {
         self.idle.borrow_mut().clear();
     }
 
+    /// Its connections of HTTP/2, and the streams in use on them. `None`: it has none of these.
+    pub(crate) fn shared_numbers(&self) -> Option<(u64, u64)> {
+        self.shared.as_ref().map(SharedConnections::numbers)
+    }
+
     /// The time since which each of its connections is idle.
     pub fn idle_since(&self) -> Vec<Instant> {
         let idle = self.idle.borrow();

@@ -124,6 +124,13 @@ impl SharedConnections {
         self.connections.borrow_mut().clear();
     }
 
+    /// The connections, and the requests that have a place on them.
+    pub(super) fn numbers(&self) -> (u64, u64) {
+        let connections = self.connections.borrow();
+        let streams: usize = connections.iter().map(|connection| connection.streams()).sum();
+        (connections.len() as u64, streams as u64)
+    }
+
     /// The time since which each connection is idle, of those that are.
     pub(super) fn idle_since(&self) -> Vec<Instant> {
         self.connections.borrow().iter().filter_map(|connection| connection.idle_since()).collect()
